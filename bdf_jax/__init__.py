@@ -1,0 +1,1 @@
+"""The base-derivative framework for visible-infrared person re-identification, in JAX."""

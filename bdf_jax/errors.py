@@ -1,0 +1,9 @@
+"""The one exception that a user is meant to read."""
+
+
+class BdfError(Exception):
+    """Something the user can mend: it names the thing, what was expected, what was found, what to do.
+
+    The command line prints its message without a traceback and exits with a code other than 0; in a
+    notebook it is an ordinary exception.
+    """
