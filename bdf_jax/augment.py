@@ -1,0 +1,86 @@
+"""Augmentation on the device: a pure function of the images and of (seed, step, global image index)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bdf_jax.config import AugmentConfig
+
+# ImageNet statistics of pixels in [0, 1], RGB.
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+
+def normalise(images_uint8: jax.Array) -> jax.Array:
+    """Pixels 0..255 of (..., H, W, 3) to float32 with ImageNet's mean 0 and deviation 1."""
+    return (images_uint8.astype(jnp.float32) / 255.0 - MEAN) / STD
+
+
+def denormalise(images: jax.Array) -> jax.Array:
+    """The inverse of `normalise` up to rounding: uint8 pixels, clipped to 0..255."""
+    return jnp.clip(jnp.round((images * STD + MEAN) * 255.0), 0, 255).astype(jnp.uint8)
+
+
+def step_key(seed: int, step: jax.Array) -> jax.Array:
+    """The random key of a training step."""
+    return jax.random.fold_in(jax.random.key(seed), step)
+
+
+def augment(
+    images_NBHWC: jax.Array, key: jax.Array, config: AugmentConfig, *, first_pair: int | jax.Array = 0
+) -> jax.Array:
+    """Flips, crops, normalises and erases every image with random numbers of its own.
+
+    The key of an image is folded with its index in the global batch, so any split of the batch over devices or
+    processes augments it alike.
+
+    Args:
+      images_NBHWC: (N, B, H, W, 3) uint8, this device's share of the pairs.
+      key: of the step, the same on every device.
+      config: probabilities and sizes.
+      first_pair: index of the first of these pairs in the global batch.
+
+    Returns:
+      (N, B, H, W, 3) float32, normalised.
+    """
+    N, B, H, W, C = images_NBHWC.shape
+    indices_I = first_pair * B + jnp.arange(N * B)
+    keys_I = jax.vmap(lambda index: jax.random.fold_in(key, index))(indices_I)
+    images_IHWC = jax.vmap(lambda image, k: _augment_one(image, k, config))(images_NBHWC.reshape(-1, H, W, C), keys_I)
+    return images_IHWC.reshape(N, B, H, W, C)
+
+
+def _augment_one(image_HWC: jax.Array, key: jax.Array, config: AugmentConfig) -> jax.Array:
+    H, W, C = image_HWC.shape
+    flip, row, column, erase = jax.random.split(key, 4)
+    image_HWC = jnp.where(jax.random.bernoulli(flip, config.flip), image_HWC[:, ::-1], image_HWC)
+    if config.pad:
+        padded = jnp.pad(image_HWC, ((config.pad, config.pad), (config.pad, config.pad), (0, 0)))
+        top = jax.random.randint(row, (), 0, 2 * config.pad + 1)
+        left = jax.random.randint(column, (), 0, 2 * config.pad + 1)
+        image_HWC = jax.lax.dynamic_slice(padded, (top, left, 0), (H, W, C))
+    image_HWC = normalise(image_HWC)
+    if config.erase:
+        image_HWC = _erase(image_HWC, erase, config)
+    return image_HWC
+
+
+def _erase(image_HWC: jax.Array, key: jax.Array, config: AugmentConfig) -> jax.Array:
+    """Zhong et al., "Random Erasing Data Augmentation", AAAI 2020, with the mean pixel (0 when normalised) as filler.
+
+    A box that would not fit is cut to the image instead of drawn again, which keeps the shapes static.
+    """
+    H, W, _ = image_HWC.shape
+    use, area, aspect, row, column = jax.random.split(key, 5)
+    pixels = H * W * jax.random.uniform(area, minval=config.erase_area[0], maxval=config.erase_area[1])
+    low, high = np.log(config.erase_aspect)
+    ratio = jnp.exp(jax.random.uniform(aspect, minval=low, maxval=high))
+    height = jnp.clip(jnp.round(jnp.sqrt(pixels * ratio)), 1, H)
+    width = jnp.clip(jnp.round(jnp.sqrt(pixels / ratio)), 1, W)
+    top = jnp.floor(jax.random.uniform(row) * (H - height + 1))
+    left = jnp.floor(jax.random.uniform(column) * (W - width + 1))
+    y_H, x_W = jnp.arange(H), jnp.arange(W)
+    inside_HW = ((y_H >= top) & (y_H < top + height))[:, None] & ((x_W >= left) & (x_W < left + width))[None]
+    return jnp.where((inside_HW & jax.random.bernoulli(use, config.erase))[..., None], 0.0, image_HWC)
