@@ -1,0 +1,166 @@
+"""Which images of a camera and identity stand in the gallery of a trial.
+
+Two families exist for SYSU-MM01, with different numbers for the same model:
+
+- `official`: the permutations of the official SYSU-MM01 evaluation files (Wu et al., ICCV 2017), key
+  `rand_perm_cam`. A tree may carry its own `exp/rand_perm_cam.mat`; for the real test set, `data/sysu_mm01_gallery.npz`
+  ships what is needed of the authors' `rand_perm_cam.mat` and `test_id.mat`: the image counts of every camera and
+  identity, and the first ten entries of each trial's permutation for the 96 test identities.
+- `agw`: drawn with Python's `random`, seeded with the number of the trial, as most PyTorch code of the field does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bdf_jax.data.index import INFRARED, ImageIndex
+from bdf_jax.errors import BdfError
+
+SHIPPED = Path(__file__).parent / "data" / "sysu_mm01_gallery.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Picks:
+    """The official gallery permutations of a SYSU-MM01 tree.
+
+    Attributes:
+      source: where they come from, for messages.
+      test_ids: (I,) identities of the published test split; empty where the source does not say.
+      counts: images of every (camera, identity) that has any.
+      order: (trials, at most 10 or all) image numbers, from 1, of every (camera, identity) in the gallery cameras.
+    """
+
+    source: str
+    test_ids: np.ndarray
+    counts: Mapping[tuple[int, int], int]
+    order: Mapping[tuple[int, int], np.ndarray]
+
+    def misfit(self, index: ImageIndex, cams: Sequence[int]) -> str:
+        """Why these picks are not those of `index` in the cameras `cams`; empty when they are."""
+        chosen = np.isin(index.cams, cams)
+        found = dict(zip(*_count(np.stack([index.cams[chosen], index.pids[chosen]], axis=1)), strict=True))
+        wrong = [key for key, count in found.items() if self.counts.get(key, 0) != count or key not in self.order]
+        if not wrong:
+            return ""
+        cam, pid = wrong[0]
+        return (
+            f"{len(wrong)} of {len(found)} pairs of camera and identity differ, the first: camera {cam}, identity {pid} "
+            f"has {found[cam, pid]} images, the permutation is for {self.counts.get((cam, pid), 0)}"
+        )
+
+
+def _count(rows_NK: np.ndarray) -> tuple[list[tuple[int, ...]], list[int]]:
+    unique, counts = np.unique(rows_NK, axis=0, return_counts=True)
+    return [tuple(row) for row in unique.tolist()], counts.tolist()
+
+
+@functools.cache
+def shipped_picks() -> Picks:
+    """The picks of the real SYSU-MM01 test set, shipped with the project."""
+    with np.load(SHIPPED, allow_pickle=False) as stored:
+        ids, cams, counts_CI, picks_CTIS = (stored[key] for key in ("test_ids", "cams", "counts", "picks"))
+    cam_rows, pids = np.nonzero(counts_CI)
+    counts = {(int(c) + 1, int(p)): int(counts_CI[c, p]) for c, p in zip(cam_rows, pids, strict=True)}
+    order = {
+        (int(cam), int(pid)): picks_CTIS[c, :, i].astype(int)
+        for c, cam in enumerate(cams)
+        for i, pid in enumerate(ids)
+        if (int(cam), int(pid)) in counts
+    }
+    return Picks("the picks shipped with the project for the real SYSU-MM01", ids.astype(int), counts, order)
+
+
+def tree_picks(root: str | Path) -> Picks | None:
+    """The picks in a tree's own `exp/rand_perm_cam.mat`; None where it has no such file.
+
+    Raises:
+      BdfError: the file is there but is not what the official evaluation reads.
+    """
+    path = Path(root) / "exp" / "rand_perm_cam.mat"
+    if not path.exists():
+        return None
+    import scipy.io  # only a tree with its own permutations needs it
+
+    try:
+        cells = scipy.io.loadmat(str(path))["rand_perm_cam"]
+        order = {
+            (cam, pid): np.atleast_2d(cell).astype(int)
+            for cam, ids in enumerate(cells[:, 0], start=1)
+            for pid, cell in enumerate(ids.ravel(), start=1)
+            if cell.size
+        }
+    except Exception as error:  # scipy raises many kinds on a damaged file
+        raise BdfError(
+            f"{path}: expected a MATLAB file with the (6, 1) cell array 'rand_perm_cam', found something else ({error}); "
+            "copy it again or remove it"
+        ) from error
+    counts = {key: permutations.shape[1] for key, permutations in order.items()}
+    return Picks(str(path), np.zeros(0, int), counts, order)
+
+
+def official_gallery(
+    index: ImageIndex, picks: Picks, *, cams: Sequence[int], shots: int, trial: int
+) -> np.ndarray:
+    """Rows of the gallery of one trial (0..9), by camera and then identity, each in the order of its permutation."""
+    rows: list[int] = []
+    numbered = _numbered(index)
+    for cam in cams:
+        for pid in np.unique(index.pids[index.cams == cam]).tolist():
+            rows += [numbered[cam, pid, k] for k in picks.order[cam, pid][trial, :shots].tolist()]
+    return np.asarray(rows, np.int32)
+
+
+def drawn_gallery(
+    index: ImageIndex, *, modality: int, cams: Sequence[int], shots: int, trial: int
+) -> np.ndarray:
+    """Rows of the gallery that `random.seed(trial)` draws, by identity and then camera, as drawn.
+
+    Of every identity and camera one image is taken with `random.choice` from its names in sorted order, or `shots`
+    of them with `random.sample` (all of them where there are fewer).
+    """
+    generator = random.Random(trial)  # the stream of random.seed(trial), without touching global state
+    folders = _folders(index, modality)
+    rows: list[int] = []
+    for pid in sorted({pid for pid, _ in folders}):
+        for cam in cams:
+            files = folders.get((pid, cam))
+            if files:
+                rows += [generator.choice(files)] if shots == 1 else generator.sample(files, min(shots, len(files)))
+    return np.asarray(rows, np.int32)
+
+
+def whole_gallery(index: ImageIndex, *, modality: int) -> np.ndarray:
+    """Rows of every image of a modality, by identity and then name."""
+    rows = np.flatnonzero(index.modalities == modality)
+    return rows[np.lexsort((index.names[rows], index.pids[rows]))].astype(np.int32)
+
+
+def image_number(name: str) -> int:
+    """The k of `cam1/0006/0003.jpg`: 3.
+
+    Raises:
+      BdfError: the file's name is not a number.
+    """
+    stem = name.rsplit("/", 1)[-1].split(".", 1)[0]
+    if not stem.isdecimal():
+        raise BdfError(f"image {name!r}: expected a name like 'cam1/0006/0003.jpg', whose last part is a number")
+    return int(stem)
+
+
+def _numbered(index: ImageIndex) -> dict[tuple[int, int, int], int]:
+    rows = np.flatnonzero(index.modalities != INFRARED).tolist()
+    return {(int(index.cams[r]), int(index.pids[r]), image_number(str(index.names[r]))): r for r in rows}
+
+
+def _folders(index: ImageIndex, modality: int) -> dict[tuple[int, int], list[int]]:
+    folders: dict[tuple[int, int], list[int]] = {}
+    rows = np.flatnonzero(index.modalities == modality)
+    for row in rows[np.argsort(index.names[rows], kind="stable")].tolist():
+        folders.setdefault((int(index.pids[row]), int(index.cams[row])), []).append(row)
+    return folders
