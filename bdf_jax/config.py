@@ -33,6 +33,7 @@ class WorldConfig:
     correlation: float = 0.4  # share of luma in the near-infrared reflectance; the rest is independent of colour
 
     def check(self) -> None:
+        """Raises BdfError on an impossible value."""
         _at_least("data.world.train_ids", self.train_ids, 0)
         _at_least("data.world.images", self.images, 1)
         _within("data.world.correlation", self.correlation, 0, 1)
@@ -57,6 +58,7 @@ class DataConfig:
     world: WorldConfig = WorldConfig()
 
     def check(self) -> None:
+        """Raises BdfError on an impossible value."""
         _within("data.trial", self.trial, 1, 10)
         _at_least("data.identities", self.identities, 2)  # a triplet needs a negative
         _at_least("data.images", self.images, 1)
@@ -77,6 +79,7 @@ class AugmentConfig:
     erase_aspect: tuple[float, float] = (0.3, 3.33)  # height / width of the erased box
 
     def check(self) -> None:
+        """Raises BdfError on an impossible value."""
         _within("augment.flip", self.flip, 0, 1)
         _within("augment.erase", self.erase, 0, 1)
         _at_least("augment.pad", self.pad, 0)
@@ -98,6 +101,7 @@ class GeneratorConfig:
     detach: bool = False  # no gradient to the generators, which then stay as they started (a control)
 
     def check(self) -> None:
+        """Raises BdfError on an impossible value."""
         _at_least("model.generator.hidden", self.hidden, 1)
         if self.init != "random" and self.kind == "pixelwise" and self.hidden != 1:
             raise BdfError(
@@ -120,6 +124,7 @@ class ModelConfig:
     generator: GeneratorConfig = GeneratorConfig()
 
     def check(self) -> None:
+        """Raises BdfError on an impossible value."""
         _within("model.split_at", self.split_at, 0, 5)
         _at_least("model.stripes", self.stripes, 1)
         self.generator.check()
@@ -141,6 +146,7 @@ class LossConfig:
     reduce: Literal["sum", "mean"] = "sum"  # over modalities and edges
 
     def check(self) -> None:
+        """Raises BdfError on an impossible value."""
         for name in ("did_weight", "mml_weight", "mdl_weight", "mml_margin", "mdl_margin"):
             _at_least(f"loss.{name}", getattr(self, name), 0)
         _within("loss.label_smoothing", self.label_smoothing, 0, 1)
@@ -161,6 +167,7 @@ class OptimiserConfig:
     decay: float = 0.1
 
     def check(self) -> None:
+        """Raises BdfError on an impossible value."""
         if not self.learning_rate > 0:
             raise BdfError(f"optimiser.learning_rate: expected more than 0, found {self.learning_rate}")
         for name in ("weight_decay", "trunk_scale", "generator_scale", "warmup_epochs", "decay"):
@@ -183,6 +190,7 @@ class TrainingConfig:
     validate_every: int = 0  # steps between evaluations on the official val ids (`data.train_split="train"`); 0: never
 
     def check(self) -> None:
+        """Raises BdfError on an impossible value."""
         _within("training.seed", self.seed, 0, 2**31 - 1)
         _at_least("training.steps", self.steps, 0)
         if not self.epochs > 0:
@@ -203,6 +211,7 @@ class EvaluationConfig:
     batch_size: int = 128  # images embedded at a time
 
     def check(self) -> None:
+        """Raises BdfError on an impossible value."""
         _at_least("evaluation.batch_size", self.batch_size, 1)
 
 

@@ -84,6 +84,5 @@ def generators(config: GeneratorConfig, axis_name: str | None) -> dict[int, Any]
         return Pixelwise(config, name=name)
 
     if config.tied and bases:
-        tied = make("generator")
-        return {base: tied for base in bases}
+        return dict.fromkeys(bases, make("generator"))
     return {base: make(f"generator_{('visible', 'infrared')[base]}") for base in bases}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -120,11 +121,11 @@ def init(network: Network, key: jax.Array, image_size: tuple[int, int]) -> Mappi
 
 def _pool(module: nn.Module, x_NMHWC: jax.Array, config: ModelConfig) -> jax.Array:
     """Global pooling of each horizontal stripe; the stripes' features follow one another in D."""
-    N, M, H, W, C = x_NMHWC.shape
+    H = x_NMHWC.shape[2]
     if H < config.stripes:
         raise ValueError(f"model.stripes: {config.stripes} stripes need as many rows, the last stage has {H}")
     edges = [round(i * H / config.stripes) for i in range(config.stripes + 1)]
-    stripes = [x_NMHWC[:, :, top:bottom] for top, bottom in zip(edges, edges[1:], strict=False)]
+    stripes = [x_NMHWC[:, :, top:bottom] for top, bottom in itertools.pairwise(edges)]
     if config.pool == "max":
         pooled = [stripe.max(axis=(2, 3)) for stripe in stripes]
     elif config.pool == "gem":

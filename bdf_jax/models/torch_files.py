@@ -1,0 +1,196 @@
+"""Weight files of the PyTorch world, read into NumPy arrays without PyTorch and without running what is in them.
+
+Three formats, told apart by their first bytes: safetensors; the zip archives that `torch.save` writes since 1.6
+(a pickle and one file for each storage); and the older sequence of pickles followed by the storages.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bdf_jax.errors import BdfError
+from bdf_jax.models.torch_pickle import Refused, Storage, Tensor, printable, read_pickle
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_VERSION = 1001
+# Where training programs put the state dictionary among other things.
+WRAPPERS = ("state_dict", "model", "model_state_dict")
+# The start of a pickle: protocol 2 and later, or an older one that names something at once.
+PICKLE = re.compile(rb"\x80[\x02-\x05]|[(\]}]{0,2}[ci][\w.]+\n[\w.]+\n")
+
+
+def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
+    """Every tensor of a weight file by its name, in the file's type and layout; arrays may share memory.
+
+    Args:
+      path: safetensors, or a state dictionary by `torch.save`, alone or as entry `state_dict` or `model`.
+
+    Raises:
+      BdfError: no such file, another format, damaged, hostile (naming what it wanted to run), sparse or quantised.
+    """
+    path = Path(path)
+    try:
+        if not path.exists():
+            raise Refused("there is no such file")
+        if not path.is_file():
+            raise Refused(f"expected a file, found {'a folder; name a file in it' if path.is_dir() else 'none'}")
+        with path.open("rb") as file:
+            head = file.read(256)
+        return _reader(path, head)(path)
+    except Refused as refused:
+        raise BdfError(f"{path}: {refused}") from refused
+    except (OSError, MemoryError) as error:
+        raise BdfError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _reader(path: Path, head: bytes) -> Callable[[Path], dict[str, np.ndarray]]:
+    if not head:
+        raise Refused("the file is empty")
+    if head.startswith(b"PK\x03\x04"):
+        return _read_zip
+    if PICKLE.match(head):
+        return _read_legacy
+    if head[8:9] == b"{" or path.suffix == ".safetensors":
+        return _read_safetensors
+    hint = ""
+    if head.startswith(b"version https://git-lfs"):
+        hint = "; this is a Git LFS pointer: `git lfs pull` fetches the file itself"
+    elif head.lstrip()[:1] == b"<":
+        hint = "; this is a web page, perhaps of a failed download"
+    raise Refused(
+        "expected a weight file (safetensors, or .pth/.pt by torch.save), found one that begins with "
+        f"{ascii(head[:24].decode('latin-1'))}{hint}"
+    )
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise Refused("reading safetensors needs a package: pip install safetensors") from error
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Refused(f"not a safetensors file, damaged or cut off ({str(error)[:200]})") from error
+
+
+def _read_zip(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            root = _check_archive(archive, path.stat().st_size)
+            with archive.open(f"{root}/data.pkl") as stream:
+                value, _ = read_pickle(stream)
+            contents: dict[str, bytes] = {}
+
+            def read(storage: Storage) -> bytes:
+                name = f"{root}/data/{storage.key}"
+                if name not in contents:
+                    if name not in archive.NameToInfo:
+                        raise Refused(f"the storage {printable(name)} is missing from the archive")
+                    contents[name] = archive.read(name)
+                return contents[name]
+
+            return _arrays(_state(value), read)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, OverflowError) as error:
+        raise Refused(f"not a zip archive, damaged or cut off ({type(error).__name__}: {str(error)[:200]})") from error
+
+
+def _check_archive(archive: zipfile.ZipFile, size: int) -> str:
+    """The folder in which `torch.save` put everything. Nothing is ever extracted to a disk."""
+    entries = archive.infolist()
+    for entry in entries:
+        name = entry.filename
+        if name.startswith("/") or "\\" in name or ":" in name or ".." in name.split("/"):
+            raise Refused(f"the archive has an entry {printable(name)} that leads out of it; torch.save writes none")
+        if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
+            raise Refused(
+                f"the entry {printable(name)} is compressed or encrypted; torch.save stores entries as they are"
+            )
+    repeated = [name for name, count in Counter(entry.filename for entry in entries).items() if count > 1]
+    if repeated:
+        raise Refused(f"the archive has the entry {printable(repeated[0])} more than once")
+    if sum(entry.file_size for entry in entries) > size:
+        raise Refused(f"the archive claims more bytes of contents than the file's own {size}")
+    roots = [name.removesuffix("/data.pkl") for name in archive.NameToInfo if re.fullmatch(r"[^/]+/data\.pkl", name)]
+    if len(roots) != 1:
+        raise Refused("a zip archive, but not one of torch.save (no FOLDER/data.pkl)")
+    root = roots[0]
+    if f"{root}/constants.pkl" in archive.NameToInfo:
+        raise Refused("a TorchScript program; save its weights instead: torch.save(model.state_dict(), FILE)")
+    if f"{root}/byteorder" in archive.NameToInfo and archive.read(f"{root}/byteorder") != b"little":
+        raise Refused("written on a big-endian machine, which is not supported")
+    return root
+
+
+def _read_legacy(path: Path) -> dict[str, np.ndarray]:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream:
+        magic, _ = read_pickle(stream)
+        if magic != LEGACY_MAGIC:
+            raise Refused("a pickle, but not one of torch.save")
+        version, _ = read_pickle(stream)
+        system, _ = read_pickle(stream)
+        if version != LEGACY_VERSION or not isinstance(system, dict) or system.get("little_endian") is not True:
+            raise Refused(f"expected format version {LEGACY_VERSION} and little-endian numbers")
+        value, storages = read_pickle(stream)
+        keys, _ = read_pickle(stream)
+        contents = {}
+        for key in keys if isinstance(keys, list) else [None]:
+            if key not in storages:
+                raise Refused("its list of storages is damaged")
+            contents[key] = _next_storage(stream, storages[key])
+
+        def read(storage: Storage) -> bytes:
+            if storage.key not in contents:
+                raise Refused(f"the storage {printable(storage.key)} is missing from the file")
+            return contents[storage.key]
+
+        return _arrays(_state(value), read)
+
+
+def _next_storage(stream: mmap.mmap, storage: Storage) -> bytes:
+    length = int.from_bytes(stream.read(8), "little", signed=True)
+    if length != storage.length:
+        raise Refused(f"storage {printable(storage.key)} has {length} elements where {storage.length} are announced")
+    return stream.read(length * storage.dtype.itemsize)
+
+
+def _state(value: Any) -> dict[str, Tensor]:
+    """The state dictionary in what was saved."""
+    if not isinstance(value, dict):
+        raise Refused(f"expected a state dictionary, found a {type(value).__name__}")
+    if not any(isinstance(entry, Tensor) for entry in value.values()):
+        inner = [value[name] for name in WRAPPERS if isinstance(value.get(name), dict)]
+        if inner:
+            value = inner[0]
+    others = [name for name, entry in value.items() if not (isinstance(name, str) and isinstance(entry, Tensor))]
+    if others or not value:
+        found = f"also {', '.join(printable(name) for name in others[:5])}" if others else "no tensor"
+        raise Refused(f"expected a state dictionary, that is named tensors and nothing else, found {found}")
+    return value
+
+
+def _arrays(state: dict[str, Tensor], read: Callable[[Storage], bytes]) -> dict[str, np.ndarray]:
+    arrays = {}
+    for name, tensor in state.items():
+        storage, contents = tensor.storage, read(tensor.storage)
+        itemsize = storage.dtype.itemsize
+        if len(contents) != storage.length * itemsize:
+            raise Refused(
+                f"the storage of {printable(name)} has {len(contents)} bytes where {storage.length * itemsize} are "
+                "announced: cut off or damaged"
+            )
+        elements = np.frombuffer(contents, storage.dtype)[tensor.offset :]
+        arrays[name] = np.lib.stride_tricks.as_strided(
+            elements, tensor.shape, [stride * itemsize for stride in tensor.strides], writeable=False
+        )
+    return arrays

@@ -1,0 +1,38 @@
+"""Everything that changes during training, as one pytree: what a step maps to its successor and a checkpoint holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from bdf_jax.models import Network, init
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """The state between two steps. Batches and augmentation need nothing more than `step` and the seed.
+
+    Attributes:
+      step: () int32, steps done.
+      params: the network's parameters.
+      batch_stats: running statistics of the batch normalisation.
+      opt_state: of the optimiser.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+def initial_state(
+    network: Network, optimiser: optax.GradientTransformation, seed: int, image_size: tuple[int, int]
+) -> TrainState:
+    """The state before the first step: a function of the seed alone."""
+    # Under pmap the statistics of the whole batch need the devices' axis, which does not exist yet: initialise without.
+    variables = init(network.clone(axis_name=None), jax.random.key(seed), image_size)
+    params = variables["params"]
+    return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], optimiser.init(params))
