@@ -1,0 +1,129 @@
+"""What the three builders share: the features of a record and the shards of a tree."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from bdf_jax.data.images import verify
+from bdf_jax.data.index import ImageIndex
+from bdf_jax.data.trees import Tree
+from bdf_jax.errors import BdfError
+
+SHARD_BYTES = 64 << 20  # TFDS keeps the examples of one shard in memory until the shard is written
+READ_AHEAD = 256  # images read and checked ahead of the writer
+Example = tuple[str, dict[str, Any]]
+
+
+def features() -> tfds.features.FeaturesDict:
+    """A record: the image as its file holds it (JPEG, PNG or BMP) and what the tree says about it."""
+    return tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(),
+            "id": np.int32,
+            "camera": np.int32,
+            "modality": tfds.features.ClassLabel(names=["visible", "infrared"]),
+            "path": tfds.features.Text(),
+        }
+    )
+
+
+def shards(tree: Tree, *, progress: bool) -> dict[str, list[Callable[[], Iterator[Example]]]]:
+    """Generators of the examples of every shard, in the order of the tree; each part of the tree is a TFDS split.
+
+    Every image is decoded once on its way, in threads (Pillow releases the GIL). A bad one stops the writing but
+    not the checking, so that the error names them all.
+
+    Raises (from the generator of the last shard):
+      BdfError: images that cannot be read or decoded.
+    """
+    per_shard = {part: _slices(tree, part, index) for part, index in tree.parts.items()}
+    state = _Progress(tree, sum(map(len, per_shard.values())), progress)
+    return {
+        part: [functools.partial(state.examples, index.select(rows)) for rows in per_shard[part]]
+        for part, index in tree.parts.items()
+    }
+
+
+class _Progress:
+    """The bar and the bad images of one preparation, across its shards."""
+
+    def __init__(self, tree: Tree, shard_count: int, progress: bool):
+        self._root = Path(tree.root)
+        self._left = shard_count
+        self._bad: list[str] = []
+        self._bar = tqdm(
+            total=sum(map(len, tree.parts.values())),
+            desc=f"preparing {tree.dataset}",
+            unit=" images",
+            disable=not progress,
+        )
+
+    def examples(self, index: ImageIndex) -> Iterator[Example]:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            waiting: collections.deque[tuple[int, Future[bytes]]] = collections.deque()
+            rows = iter(range(len(index)))
+            while True:
+                for row in itertools.islice(rows, READ_AHEAD - len(waiting)):
+                    waiting.append((row, pool.submit(_read_checked, self._root, str(index.names[row]))))
+                if not waiting:
+                    break
+                row, result = waiting.popleft()
+                try:
+                    encoded = result.result()
+                except BdfError as error:
+                    self._bad.append(str(error))
+                self._bar.update()
+                if not self._bad:
+                    yield str(index.names[row]), _example(index, row, encoded)
+        self._left -= 1
+        if self._left == 0:
+            self._bar.close()
+            if self._bad:
+                raise BdfError(_describe(self._bad))
+
+
+def _slices(tree: Tree, part: str, index: ImageIndex) -> list[np.ndarray]:
+    # The sizes of a part's images vary little, so shards of equal counts serve; an empty part has no shard.
+    mean = tree.total_bytes / max(1, sum(map(len, tree.parts.values())))
+    count = max(1, int(SHARD_BYTES / max(mean, 1)))
+    return np.split(np.arange(len(index)), range(count, len(index), count)) if len(index) else []
+
+
+def _read_checked(root: Path, name: str) -> bytes:
+    path = root / name
+    try:
+        encoded = path.read_bytes()
+    except OSError as error:
+        raise BdfError(f"{path}: cannot be read: {error.strerror}") from error
+    verify(encoded, str(path))
+    return encoded
+
+
+def _example(index: ImageIndex, row: int, encoded: bytes) -> dict[str, Any]:
+    return {
+        "image": encoded,
+        "id": int(index.pids[row]),
+        "camera": int(index.cams[row]),
+        "modality": int(index.modalities[row]),
+        "path": str(index.names[row]),
+    }
+
+
+def _describe(bad: list[str], limit: int = 10) -> str:
+    lines = "".join(f"\n  {line}" for line in bad[:limit])
+    more = f"\n  ... and {len(bad) - limit} more" if len(bad) > limit else ""
+    return (
+        f"{len(bad)} image{'s' * (len(bad) != 1)} of the tree cannot be used; restore them from the published archive "
+        f"and run again (nothing was prepared):{lines}{more}"
+    )

@@ -1,0 +1,40 @@
+"""TFDS builder of RegDB."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from bdf_jax.data.builders import records
+from bdf_jax.data.trees import LAYOUTS, read_tree
+
+
+class Builder(tfds.core.ShardBasedBuilder):
+    """RegDB: 412 people, ten visible and ten thermal images each; splits visible and thermal, which ten trials divide.
+
+    By shard, not `GeneratorBasedBuilder`: that one keeps a whole split in memory to shuffle it, and beyond 1 GB
+    sorts it on disk with TensorFlow.
+
+    Attributes:
+      progress: whether to show a progress bar.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = f"The folder with {LAYOUTS['regdb'].expected}. {LAYOUTS['regdb'].source}"
+    code_path = None  # only for files of checksums; to find it TFDS imports a package that it does not declare
+    progress: bool = True
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=type(self).__doc__,
+            features=records.features(),
+            citation="Nguyen, Hong, Kim and Park: Person Recognition System Based on a Combination of Body Images from "
+            "Visible Light and Thermal Cameras, Sensors 17(3), 2017",
+            disable_shuffling=True,
+        )
+
+    def _shard_iterators_per_split(self, dl_manager: Any) -> Mapping[str, Sequence[Any]]:
+        return records.shards(read_tree("regdb", dl_manager.manual_dir), progress=self.progress)

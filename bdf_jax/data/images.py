@@ -1,0 +1,58 @@
+"""Encoded image -> pixels, exactly as Pillow reads them."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from bdf_jax.errors import BdfError
+
+
+def decode(encoded: bytes, name: str, size: tuple[int, int]) -> np.ndarray:
+    """RGB pixels of an image of a data set, resized without keeping its aspect ratio, as the field does.
+
+    A grey image is replicated to three channels. EXIF rotation is not applied: data-set images are stored upright
+    and every published number was made so. JPEG's reduced-size decoding is not used either, although faster: it
+    changes the pixels.
+
+    Args:
+      encoded: the file's bytes.
+      name: what an error calls the image.
+      size: (height, width) in pixels.
+
+    Returns:
+      (height, width, 3) uint8, read-only.
+
+    Raises:
+      BdfError: the bytes are not a whole 8-bit image.
+    """
+    height, width = size
+    return np.asarray(_open_rgb(encoded, name).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def verify(encoded: bytes, name: str) -> None:
+    """Decodes every pixel and throws them away.
+
+    Raises:
+      BdfError: the bytes are not a whole 8-bit image.
+    """
+    _open_rgb(encoded, name)
+
+
+def _open_rgb(encoded: bytes, name: str) -> Image.Image:
+    if not encoded:
+        raise BdfError(f"{name}: expected an image, found a file of zero bytes")
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            mode = image.mode
+            image.load()
+            if mode[0] not in "IF":
+                return image.convert("RGB")
+    except Exception as error:  # Pillow's decoders raise nearly every type of exception on damaged bytes
+        reason = "no known image format" if "cannot identify" in str(error) else str(error) or type(error).__name__
+        raise BdfError(f"{name}: expected an image, found {len(encoded)} bytes that cannot be decoded: {reason}") from (
+            error
+        )
+    raise BdfError(f"{name}: expected an image of 8 bits a channel, found Pillow mode {mode!r}")

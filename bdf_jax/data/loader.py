@@ -1,0 +1,190 @@
+"""Rows of a split -> host batches of uint8, decoded in parallel and ahead of the device.
+
+A batch is one element of a Grain `MapDataset`, computed from its step alone. So the same batches come out of any
+number of threads and processes, resuming needs only the step, and memory is bounded by the batches decoded ahead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+
+from bdf_jax.config import DataConfig
+from bdf_jax.data.dataset import Split
+from bdf_jax.data.images import decode
+from bdf_jax.data.sampler import PKSampler, make_sampler
+from bdf_jax.errors import BdfError
+
+CHUNK = 8  # images a thread decodes at a time: long against the cost of handing them over
+
+
+class Batch(NamedTuple):
+    """A training batch, or one process's share of it.
+
+    Attributes:
+      images_NBHWC: (N, 2, height, width, 3) uint8; B: visible, infrared.
+      labels_N: int32 class of each pair.
+    """
+
+    images_NBHWC: np.ndarray
+    labels_N: np.ndarray
+
+
+class EvalBatch(NamedTuple):
+    """Images of a split in the order asked for; the last batch is padded with black images.
+
+    Attributes:
+      images_NHWC: (batch_size, height, width, 3) uint8.
+      rows_V: (valid,) int64, rows of the split that the first `valid` images show.
+      valid: number of images that are not padding.
+    """
+
+    images_NHWC: np.ndarray
+    rows_V: np.ndarray
+    valid: int
+
+
+def train_batches(
+    split: Split, config: DataConfig, *, seed: int, start: int, stop: int, pairs: slice | None = None
+) -> Iterator[Batch]:
+    """Batches of the steps start .. stop - 1.
+
+    Args:
+      split: the training split.
+      config: P, K, image size, number of decoding processes and of batches decoded ahead.
+      seed: of the drawing; with the step it determines the batch.
+      start: first step.
+      stop: one past the last step.
+      pairs: this process's share of the P * K pairs; only those are read. None: all.
+
+    Raises:
+      BdfError: at once, P larger than the number of identities; while iterating, a damaged record (names the image) or
+        a decoding process that died.
+    """
+    sampler = make_sampler(split.index, config.identities, config.images)
+    load = _TrainStep(split, sampler, seed, config.image_size, pairs or slice(None), threads=config.workers == 0)
+    return _iterate(load, start, stop, workers=config.workers, prefetch=config.prefetch)
+
+
+def eval_batches(
+    split: Split,
+    size: tuple[int, int],
+    batch_size: int,
+    *,
+    rows: Sequence[int] | np.ndarray | None = None,
+    workers: int = 0,
+    prefetch: int = 2,
+) -> Iterator[EvalBatch]:
+    """Every image of a split once, in order.
+
+    Args:
+      split: where the images are.
+      size: (height, width) in pixels.
+      batch_size: images in a batch; the last one is padded, so that a jitted function compiles once.
+      rows: the rows to read, in this order (a process's share, say); None: all.
+      workers: decoding processes; 0: threads, one a core.
+      prefetch: batches decoded ahead.
+
+    Raises:
+      BdfError: while iterating, a damaged record (names the image) or a decoding process that died.
+    """
+    wanted = np.arange(len(split)) if rows is None else np.asarray(rows, np.int64)
+    load = _EvalStep(split, wanted, size, batch_size, threads=workers == 0)
+    return _iterate(load, 0, -(-len(wanted) // batch_size), workers=workers, prefetch=prefetch)
+
+
+class _TrainStep:
+    """step -> Batch; a class so that it pickles for worker processes."""
+
+    def __init__(
+        self, split: Split, sampler: PKSampler, seed: int, size: tuple[int, int], pairs: slice, *, threads: bool
+    ):
+        self._split, self._sampler, self._seed = split, sampler, seed
+        self._size, self._pairs, self._threads = size, pairs, threads
+
+    def __call__(self, step: int) -> Batch:
+        rows_N2, labels_N = self._sampler.draw(self._seed, int(step))
+        rows_N2, labels_N = rows_N2[self._pairs], labels_N[self._pairs]
+        images = np.empty((rows_N2.size, *self._size, 3), np.uint8)
+        _decode_into(images, self._split, rows_N2.reshape(-1), self._size, self._threads)
+        return Batch(images.reshape(*rows_N2.shape, *self._size, 3), labels_N)
+
+
+class _EvalStep:
+    """number of a batch -> EvalBatch."""
+
+    def __init__(self, split: Split, rows: np.ndarray, size: tuple[int, int], batch_size: int, *, threads: bool):
+        self._split, self._rows, self._size, self._batch_size = split, rows, size, batch_size
+        self._threads = threads
+
+    def __call__(self, number: int) -> EvalBatch:
+        rows_V = self._rows[int(number) * self._batch_size :][: self._batch_size]
+        images = np.zeros((self._batch_size, *self._size, 3), np.uint8)
+        _decode_into(images, self._split, rows_V, self._size, self._threads)
+        return EvalBatch(images, rows_V, len(rows_V))
+
+
+def _decode_into(images: np.ndarray, split: Split, rows: np.ndarray, size: tuple[int, int], threads: bool) -> None:
+    """Decodes rows into the first images; with `threads` all cores share one batch (Pillow releases the GIL)."""
+
+    def decode_chunk(first: int) -> None:
+        for i in range(first, min(first + CHUNK, len(rows))):
+            encoded = split.encoded(rows[i])
+            try:
+                images[i] = decode(encoded, str(split.index.names[rows[i]]), size)
+            except BdfError as error:
+                raise split.records.damaged(int(split.positions[rows[i]]), str(error)) from error
+
+    chunks = range(0, len(rows), CHUNK)
+    for _ in _pool().map(decode_chunk, chunks) if threads else map(decode_chunk, chunks):
+        pass
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
+
+
+def _iterate(load: Any, start: int, stop: int, *, workers: int, prefetch: int) -> Iterator[Any]:
+    import grain  # a second and more: only who reads images pays for it
+
+    if not flags.FLAGS.is_parsed():  # Grain reads its flags, also in a notebook or a test, where nobody parses any
+        flags.FLAGS.mark_as_parsed()
+    batches = grain.MapDataset.range(start, stop).map(load)
+    if workers:
+        ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+        each = -(-prefetch // workers)
+        processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=each)
+        iterator = iter(batches.to_iter_dataset(ahead).mp_prefetch(processes))
+    else:
+        # These threads only wait for the pool that decodes.
+        ahead = grain.ReadOptions(num_threads=min(prefetch, 16), prefetch_buffer_size=prefetch)
+        iterator = iter(batches.to_iter_dataset(ahead))
+    return _guarded(iterator)
+
+
+def _guarded(iterator: Any) -> Iterator[Any]:
+    with contextlib.closing(iterator):
+        while True:
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            except BdfError:
+                raise
+            except RuntimeError as error:
+                if "terminated unexpectedly" not in str(error):
+                    raise
+                raise BdfError(
+                    f"a decoding process died: {error} Exit code -9 is most often the system's answer to too little "
+                    "memory. Start the same command again to continue from the last checkpoint; "
+                    "--config.data.workers=0 decodes in threads of one process and needs less memory."
+                ) from error
+            yield batch

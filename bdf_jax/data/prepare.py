@@ -1,0 +1,170 @@
+"""Published tree -> ArrayRecord files under `data.dir`, once for all runs.
+
+    python -m bdf_jax.data.prepare --dataset=sysu_mm01 --root=TREE --dir=DIR
+
+Records lie in DIR/prepared/<dataset>/<key>/, where the key follows from the names, sizes and modification times of the
+images and from the split they belong to: another tree, or the same tree mended, gets records of its own. They are
+written elsewhere and renamed when complete, so an interrupted preparation leaves nothing that is taken for one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import io
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from absl import app, flags
+
+from bdf_jax.data.records import INDEX, write_index
+from bdf_jax.data.trees import LAYOUTS, Tree, read_tree
+from bdf_jax.errors import BdfError
+
+OVERHEAD = 1.02  # bytes of records for a byte of images, with a little air
+
+
+def prepare(tree: Tree, data_dir: str | os.PathLike[str], *, progress: bool = True) -> Path:
+    """Makes sure that the tree's records are there.
+
+    Several processes may ask at once: one writes, the others wait for it.
+
+    Returns:
+      The folder of the ArrayRecord files.
+
+    Raises:
+      BdfError: an image that cannot be decoded, a full disk, a folder that cannot be written.
+    """
+    home = Path(os.path.abspath(os.path.expanduser(os.fspath(data_dir)))) / "prepared" / tree.dataset
+    done = home / tree.key
+    if (done / INDEX).is_file():
+        return done
+    with disk_errors(home):
+        home.mkdir(parents=True, exist_ok=True)
+        with locked(home / f".{tree.key}.lock", progress=progress):
+            if not (done / INDEX).is_file():
+                _write(tree, home, done, progress)
+    return done
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, progress: bool = True) -> Iterator[None]:
+    """Holds an exclusive lock, which the system releases if this process dies; waits for one held elsewhere."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if progress:
+                print(f"waiting for another process that is writing {path.parent}", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            pass  # a file system without locks: both write, each in a folder of its own, and one rename wins
+        yield
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turns a full or unwritable disk into a message for the user."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise _full(folder, str(error)) from error
+        raise BdfError(f"data.dir: cannot write {folder}: {error}. Set --config.data.dir to another folder.") from error
+
+
+def _write(tree: Tree, home: Path, done: Path, progress: bool) -> None:
+    needed = int(OVERHEAD * tree.total_bytes) + (1 << 20)
+    free = shutil.disk_usage(home).free
+    if free < needed:
+        raise _full(home, f"{needed >> 20} MiB needed, {free >> 20} MiB free")
+    for left in home.glob(f".{tree.key}.incomplete-*"):  # of a run that was killed; the lock is ours
+        shutil.rmtree(left, ignore_errors=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{tree.key}.incomplete-", dir=home))
+    try:
+        folder = _build(tree, work, progress)
+        write_index(folder, tree.parts)
+        with contextlib.suppress(OSError):
+            folder.chmod(0o755)  # data.dir may be shared between users
+        shutil.rmtree(done, ignore_errors=True)  # without an index: not one of ours that is complete
+        try:
+            folder.rename(done)
+        except OSError:
+            if not (done / INDEX).is_file():  # else another process was first (file system without locks)
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _build(tree: Tree, work: Path, progress: bool) -> Path:
+    # Imported here: TensorFlow Datasets takes most of a second, which only a preparation needs.
+    import importlib
+
+    import tensorflow_datasets as tfds
+
+    module = importlib.import_module(f"bdf_jax.data.builders.{tree.dataset}")
+    builder = module.Builder(data_dir=work)
+    builder.progress = progress
+    config = tfds.download.DownloadConfig(manual_dir=Path(tree.root), try_download_gcs=False)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download
+            builder.download_and_prepare(
+                file_format="array_record", download_config=config, download_dir=work / "downloads"
+            )
+    except (BdfError, OSError):
+        raise
+    except Exception as error:  # ArrayRecord reports a full disk as a RuntimeError of its own
+        free = shutil.disk_usage(work).free
+        if free < (64 << 20) or "space" in str(error).lower() or "too large" in str(error).lower():
+            raise _full(work.parent, str(error)) from error
+        raise
+    _check(builder, tree)
+    return Path(builder.data_dir)
+
+
+def _check(builder: object, tree: Tree) -> None:
+    """The tree must not have changed while it was read, and every record must have arrived."""
+    info = builder.info  # type: ignore[attr-defined]
+    written = {name: split.num_examples for name, split in info.splits.items()}
+    expected = {part: len(index) for part, index in tree.parts.items() if len(index)}
+    if {part: written.get(part, 0) for part in expected} != expected:
+        raise BdfError(
+            f"preparing {tree.root}: expected {expected} images, wrote {written}; the tree changed meanwhile. "
+            "Run again."
+        )
+
+
+def _full(folder: Path, found: str) -> BdfError:
+    return BdfError(
+        f"data.dir: no space left to write {folder}: {found}. Free some space or set --config.data.dir to a folder on "
+        "another disk; nothing incomplete was kept."
+    )
+
+
+def main(dataset: str, root: str, data_dir: str, progress: bool = True) -> Path:
+    """What the command does: reads and checks the whole tree (of RegDB, every trial), then prepares it."""
+    tree = read_tree(dataset, root)
+    folder = prepare(tree, data_dir, progress=progress)
+    counts = ", ".join(f"{len(index):,} {part}" for part, index in tree.parts.items())
+    print(f"{LAYOUTS[dataset].title}: {counts} images in {folder}")
+    return folder
+
+
+if __name__ == "__main__":
+    _DATASET = flags.DEFINE_enum("dataset", None, list(LAYOUTS), "Which data set the tree is.", required=True)
+    _ROOT = flags.DEFINE_string("root", None, "Folder of the published tree.", required=True)
+    _DIR = flags.DEFINE_string("dir", "~/.cache/bdf_jax", "Where the records go (config.data.dir).")
+
+    def _command(_: list[str]) -> None:
+        try:
+            main(_DATASET.value, _ROOT.value, _DIR.value)
+        except BdfError as error:
+            sys.exit(f"error: {error}")
+
+    app.run(_command)

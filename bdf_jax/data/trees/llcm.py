@@ -1,0 +1,68 @@
+"""LLCM: {vis,nir}/{id:04d}/ to train on, test_{vis,nir}/cam{1..9}/{id:04d}/ to test on, lists in idx/."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bdf_jax.data.index import INFRARED, VISIBLE
+from bdf_jax.data.trees.tree import (
+    ImageFile,
+    Layout,
+    Tree,
+    build_tree,
+    listing,
+    read_ids,
+    read_lines,
+    require_both_modalities,
+    require_ids,
+    some,
+    walk_identities,
+)
+from bdf_jax.errors import BdfError
+
+CAMERAS = tuple(range(1, 10))
+EMPTY_AS_PUBLISHED = "test_nir/cam3"
+UNKNOWN_CAMERA = 0  # the training folders do not say which camera took an image, and training does not ask
+MODALITIES = {"vis": VISIBLE, "nir": INFRARED}
+LAYOUT = Layout(
+    dataset="llcm",
+    title="LLCM",
+    folders=("vis", "nir", "test_vis", "test_nir", "idx"),
+    expected="vis/, nir/, test_vis/cam1 .. cam9, test_nir/cam1 .. cam9 and idx/ with train_vis.txt, train_nir.txt "
+    "and test_id.txt",
+    source="LLCM is given by its authors (Xiamen University) to those who sign their agreement.",
+)
+
+
+def read(root: Path, *, trials: Sequence[int] | None = None) -> Tree:
+    """The tree; its splits "train" and "test" are its parts too. `trials` is RegDB's and ignored."""
+    del trials
+    train: list[ImageFile] = []
+    for folder, modality in MODALITIES.items():
+        here = {file.name: file for file in walk_identities(root, folder, UNKNOWN_CAMERA, modality)}
+        source = f"idx/train_{folder}.txt"
+        rows = read_lines(LAYOUT, root, source, folder)
+        absent = sorted({name for name, _ in rows if name not in here})
+        if absent:
+            raise BdfError(
+                f"LLCM tree {root}: {source} lists {len(rows)} images, of which {len(absent)} are missing: "
+                f"{some(absent)}. The tree is incomplete: unpack the archive again."
+            )
+        train += [here[name] for name in dict.fromkeys(name for name, _ in rows)]
+    require_both_modalities(LAYOUT, root, train, "idx/train_vis.txt and idx/train_nir.txt")
+
+    pids = read_ids(LAYOUT, root, "idx/test_id.txt")
+    test: list[ImageFile] = []
+    for folder, modality in MODALITIES.items():
+        for cam in CAMERAS:
+            name = f"test_{folder}/cam{cam}"
+            if (root / name).is_dir():
+                test += walk_identities(root, name, cam, modality, set(pids))
+            elif name != EMPTY_AS_PUBLISHED:
+                raise BdfError(
+                    f"LLCM tree {root}: {name}/ is missing; found {listing(root / f'test_{folder}')}. "
+                    "The tree is incomplete: unpack the archive again."
+                )
+    require_ids(LAYOUT, root, pids, test, "idx/test_id.txt")
+    return build_tree(LAYOUT, root, {"train": train, "test": test}, {"train": train, "test": test})

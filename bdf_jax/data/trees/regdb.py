@@ -1,0 +1,82 @@
+"""RegDB: {Visible,Thermal}/{id}/*.bmp and ten fixed divisions of the identities in idx/."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bdf_jax.data.index import INFRARED, VISIBLE
+from bdf_jax.data.trees.tree import (
+    ImageFile,
+    Layout,
+    Tree,
+    build_tree,
+    listing,
+    read_lines,
+    require_both_modalities,
+    require_disjoint,
+    some,
+    walk_identities,
+)
+from bdf_jax.errors import BdfError
+
+TRIALS = tuple(range(1, 11))
+FOLDERS = {"visible": ("Visible", 1, VISIBLE), "thermal": ("Thermal", 2, INFRARED)}
+LAYOUT = Layout(
+    dataset="regdb",
+    title="RegDB",
+    folders=("Visible", "Thermal", "idx"),
+    expected="Visible/, Thermal/ and idx/ with {train,test}_{visible,thermal}_{1..10}.txt",
+    source="RegDB is given by its authors (Dongguk University) on request.",
+)
+
+
+def read(root: Path, *, trials: Sequence[int] | None = None) -> Tree:
+    """The tree; its parts are "visible" and "thermal", its splits "train/1", "test/1", ... of the trials read.
+
+    The ten trials divide the same images, so the records know no trial and are written once.
+    """
+    parts = {part: list(walk_identities(root, *where)) for part, where in FOLDERS.items()}
+    for part, files in parts.items():
+        if not files:
+            folder = FOLDERS[part][0]
+            raise BdfError(
+                f"RegDB tree {root}: {folder}/ has no image; expected {folder}/<identity>/<image>.bmp, found "
+                f"{listing(root / folder)}. The tree is incomplete: unpack the archive again."
+            )
+    by_name = {file.name: file for files in parts.values() for file in files}
+    splits = {}
+    for trial in _present(root) if trials is None else trials:
+        train = _listed(root, "train", trial, by_name)
+        test = _listed(root, "test", trial, by_name)
+        require_disjoint(
+            root,
+            {
+                f"idx/train_*_{trial}.txt": {file.pid for file in train},
+                f"idx/test_*_{trial}.txt": {file.pid for file in test},
+            },
+        )
+        require_both_modalities(LAYOUT, root, train, f"idx/train_*_{trial}.txt")
+        splits[f"train/{trial}"], splits[f"test/{trial}"] = train, test
+    return build_tree(LAYOUT, root, parts, splits)
+
+
+def _present(root: Path) -> list[int]:
+    """The trials with an index file, or the first, whose absence is then reported."""
+    there = [t for t in TRIALS if any((root / "idx").glob(f"*_{t}.txt"))]
+    return there or [1]
+
+
+def _listed(root: Path, role: str, trial: int, by_name: dict[str, ImageFile]) -> list[ImageFile]:
+    files = []
+    for part, (folder, _, _) in FOLDERS.items():
+        source = f"idx/{role}_{part}_{trial}.txt"
+        rows = read_lines(LAYOUT, root, source, folder)
+        absent = sorted({name for name, _ in rows if name not in by_name})
+        if absent:
+            raise BdfError(
+                f"RegDB tree {root}: {source} lists {len(rows)} images, of which {len(absent)} are missing: "
+                f"{some(absent)}. The tree is incomplete: unpack the archive again."
+            )
+        files += [by_name[name] for name in dict.fromkeys(name for name, _ in rows)]
+    return files

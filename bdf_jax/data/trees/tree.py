@@ -1,0 +1,312 @@
+"""What every published tree has in common: where it is, what was found in it, how its id lists are written."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bdf_jax.data.index import INFRARED, VISIBLE, ImageIndex
+from bdf_jax.errors import BdfError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+DEMO = "Without the data set, `--config=configs/demo.py` runs on a synthetic world in the same layout."
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a published tree is recognised and what a user is told who has none.
+
+    Attributes:
+      dataset: name in `data.dataset`.
+      title: name in prose.
+      folders: entries of the root that must be there.
+      expected: the layout in one line.
+      source: who gives the data set away, and under which conditions.
+    """
+
+    dataset: str
+    title: str
+    folders: tuple[str, ...]
+    expected: str
+    source: str
+
+    def fits(self, folder: Path) -> bool:
+        """Whether the folder looks like this tree: at least half of the entries are there (some may be missing)."""
+        return 2 * sum((folder / name).is_dir() for name in self.folders) >= len(self.folders)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFile:
+    """One image of a tree as the walk finds it; it orders by name."""
+
+    name: str
+    pid: int
+    cam: int
+    modality: int
+    size: int
+    mtime: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tree:
+    """A published tree.
+
+    Attributes:
+      dataset: "sysu_mm01", "regdb" or "llcm".
+      root: absolute path.
+      parts: part of the records -> its images, sorted by name. Every image is in one part at most.
+      splits: "train", "val", "test" (RegDB: "train/3", "test/3") -> the images of that split, sorted by name.
+      key: changes when an image is added, removed, renamed, resized or written again, or moves to another part.
+      total_bytes: of all images of the parts.
+    """
+
+    dataset: str
+    root: str
+    parts: dict[str, ImageIndex]
+    splits: dict[str, ImageIndex]
+    key: str
+    total_bytes: int
+
+
+def build_tree(
+    layout: Layout, root: Path, parts: dict[str, list[ImageFile]], splits: dict[str, list[ImageFile]]
+) -> Tree:
+    """A `Tree` from the files of its parts and splits, in any order."""
+    parts = {part: sorted(files, key=_name) for part, files in parts.items()}
+    key = hashlib.sha256(layout.dataset.encode())
+    for part, files in parts.items():
+        for file in files:
+            key.update(f"{part}\0{file.name}\0{file.pid}\0{file.cam}\0{file.size}\0{file.mtime}\n".encode())
+    return Tree(
+        dataset=layout.dataset,
+        root=str(root),
+        parts={part: _index(files) for part, files in parts.items()},
+        splits={split: _index(sorted(files, key=_name)) for split, files in splits.items()},
+        key=key.hexdigest()[:16],
+        total_bytes=sum(file.size for files in parts.values() for file in files),
+    )
+
+
+def merge(*indices: ImageIndex) -> ImageIndex:
+    """One index of several, sorted by name."""
+    joined = ImageIndex(
+        *(
+            np.concatenate([getattr(index, column) for index in indices])
+            for column in ("names", "pids", "cams", "modalities")
+        )
+    )
+    return joined.select(np.argsort(joined.names, kind="stable"))
+
+
+def resolve_root(layout: Layout, root: str | os.PathLike[str], layouts: Sequence[Layout]) -> Path:
+    """The absolute folder of a tree.
+
+    Raises:
+      BdfError: there is no such folder, or it is not laid out as this data set; says where the tree seems to be.
+    """
+    folder = Path(os.path.abspath(os.path.expanduser(os.fspath(root))))
+    start = f"{layout.title} tree {folder}:"
+    todo = f"Set --config.data.root to the folder that holds {layout.expected}. {layout.source} {DEMO}"
+    if folder.is_file():
+        raise BdfError(f"{start} expected a folder, found a file; unpack the archive and name the folder. {todo}")
+    if not folder.is_dir():
+        raise BdfError(f"{start} no such folder{_near(folder)}. {todo}")
+    missing = [name for name in layout.folders if not (folder / name).is_dir()]
+    if not missing:
+        return folder
+    hint = _suggest(layout, folder, layouts)
+    raise BdfError(
+        f"{start} expected {layout.expected}; missing {', '.join(missing)}; found {listing(folder)}. "
+        f"{hint + ' ' if hint else ''}{todo}"
+    )
+
+
+def listing(folder: Path, limit: int = 12) -> str:
+    """The entries of a folder in words."""
+    names = sorted(entry.name + "/" * entry.is_dir() for entry in os.scandir(folder))
+    if not names:
+        return "an empty folder"
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def some(things: Iterable[object], limit: int = 10) -> str:
+    """The first of many things and how many there are."""
+    shown = [str(thing) for thing in things]
+    return ", ".join(shown[:limit]) + (f", ... ({len(shown)} in all)" if len(shown) > limit else "")
+
+
+def read_text(layout: Layout, root: Path, name: str) -> str:
+    """A list that belongs to the tree.
+
+    Raises:
+      BdfError: it is missing or is not text.
+    """
+    path = root / name
+    if not path.is_file():
+        found = listing(path.parent) if path.parent.is_dir() else f"no folder {path.parent.name}/"
+        raise BdfError(
+            f"{layout.title} tree {root}: {name} is missing; found {found}. It is part of the published archive: "
+            f"unpack it again. {layout.source}"
+        )
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BdfError(f"{path}: expected a text file, found other bytes ({error.reason}); unpack it again") from error
+
+
+def read_ids(layout: Layout, root: Path, name: str) -> list[int]:
+    """Identities of a file of comma-separated integers (one line as published; several are fine), sorted.
+
+    Raises:
+      BdfError: missing, empty, or something else than such integers.
+    """
+    text = read_text(layout, root, name)
+    words = [word for line in text.splitlines() for word in line.replace(",", " ").split()]
+    wrong = [word for word in words if not (word.isascii() and word.isdigit())]
+    if wrong or not words:
+        found = f"{wrong[0][:40]!r} among {len(words)} entries" if wrong else "an empty file"
+        raise BdfError(
+            f"{root / name}: expected comma-separated identities such as 1,2,4,5; found {found}. "
+            "Restore the file from the published archive."
+        )
+    return sorted({int(word) for word in words})
+
+
+def read_lines(layout: Layout, root: Path, name: str, folder: str) -> list[tuple[str, int]]:
+    """(path relative to the root, identity) of the lines "path label" of an index file, identities from the path.
+
+    Raises:
+      BdfError: missing, empty or malformed, or a path outside `folder`/<identity>/.
+    """
+    rows = []
+    for number, line in enumerate(read_text(layout, root, name).splitlines(), start=1):
+        if not line.strip():
+            continue
+        path, _, label = line.strip().rpartition(" ")
+        parts = path.strip().split("/")
+        if len(parts) != 3 or parts[0] != folder or not parts[1].isdigit() or not label.isdigit():
+            raise BdfError(
+                f"{root / name}, line {number}: expected '{folder}/<identity>/<image> <label>', found {line[:80]!r}. "
+                "Restore the file from the published archive."
+            )
+        rows.append(("/".join(parts), int(parts[1])))
+    if not rows:
+        raise BdfError(
+            f"{root / name}: expected lines 'path label', found none. Restore it from the published archive."
+        )
+    return rows
+
+
+def walk_identities(
+    root: Path, folder: str, cam: int, modality: int, pids: set[int] | None = None
+) -> Iterator[ImageFile]:
+    """Images of `folder`/<identity>/ in any order; of all identities or of `pids`."""
+    for entry in os.scandir(root / folder):
+        if not (entry.name.isascii() and entry.name.isdigit() and entry.is_dir()):
+            continue
+        pid = int(entry.name)
+        if pids is not None and pid not in pids:
+            continue
+        for image in os.scandir(entry.path):
+            # macOS archives carry a "._0001.jpg" beside 0001.jpg that is no image.
+            if image.name.startswith(".") or not image.name.lower().endswith(IMAGE_SUFFIXES):
+                continue
+            stat = image.stat()
+            name = f"{folder}/{entry.name}/{image.name}"
+            yield ImageFile(name, pid, cam, modality, stat.st_size, stat.st_mtime_ns)
+
+
+def require_ids(layout: Layout, root: Path, pids: Iterable[int], files: list[ImageFile], source: str) -> None:
+    """Every identity of a list has an image.
+
+    Raises:
+      BdfError: naming those that have none.
+    """
+    absent = sorted(set(pids) - {file.pid for file in files})
+    if absent:
+        raise BdfError(
+            f"{layout.title} tree {root}: {source} lists {len(set(pids))} identities, of which {len(absent)} have no "
+            f"image in the tree: {some(absent)}. The tree is incomplete: unpack it again, or mend the list."
+        )
+
+
+def require_both_modalities(layout: Layout, root: Path, files: list[ImageFile], source: str) -> None:
+    """Every identity to train on has visible and infrared images, of which a pair is made.
+
+    Raises:
+      BdfError: naming the identities that lack one.
+    """
+    for modality, word in ((VISIBLE, "visible"), (INFRARED, "infrared")):
+        lacking = sorted({f.pid for f in files} - {f.pid for f in files if f.modality == modality})
+        if lacking:
+            raise BdfError(
+                f"{layout.title} tree {root}: {len(lacking)} of the identities to train on ({source}) have no {word} "
+                f"image: {some(lacking)}. Every one needs at least one visible and one infrared image: unpack the "
+                "tree again, or take these identities off the list."
+            )
+
+
+def require_disjoint(root: Path, lists: dict[str, Iterable[int]]) -> None:
+    """No identity is in two of the lists (a model would be tested on people it was trained on).
+
+    Raises:
+      BdfError: naming the lists and the identities.
+    """
+    names = list(lists)
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            both = sorted(set(lists[first]) & set(lists[second]))
+            if both:
+                raise BdfError(
+                    f"{root}: {first} and {second} share {len(both)} identities: {some(both)}; expected none. "
+                    "Restore both files from the published archive."
+                )
+
+
+def _name(file: ImageFile) -> str:
+    return file.name
+
+
+def _index(files: list[ImageFile]) -> ImageIndex:
+    return ImageIndex(
+        names=np.array([file.name for file in files], dtype=np.str_),
+        pids=np.array([file.pid for file in files], dtype=np.int32),
+        cams=np.array([file.cam for file in files], dtype=np.int32),
+        modalities=np.array([file.modality for file in files], dtype=np.int8),
+    )
+
+
+def _near(folder: Path) -> str:
+    parent = next(path for path in folder.parents if path.is_dir())
+    names = [entry.name for entry in os.scandir(parent) if entry.is_dir()]
+    wanted = folder.relative_to(parent).parts[0]
+    near = difflib.get_close_matches(wanted.lower(), {name.lower(): name for name in names}, n=1)
+    match = next((name for name in names if near and name.lower() == near[0]), None)
+    return f"; did you mean {parent / match}?" if match else f" (its nearest parent that exists is {parent})"
+
+
+def _suggest(layout: Layout, folder: Path, layouts: Sequence[Layout]) -> str:
+    for other in layouts:
+        if other is not layout and all((folder / name).is_dir() for name in other.folders):
+            return f"This looks like {other.title}: set --config.data.dataset={other.dataset}."
+    if layout.fits(folder):  # the right place, but incomplete
+        return "The tree is incomplete: unpack the archive again."
+    for parent in list(folder.parents)[:3]:
+        if all((parent / name).is_dir() for name in layout.folders):
+            return f"Did you mean {parent}?"
+    children = [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir()]
+    for child in sorted(children)[:100]:
+        if layout.fits(child):
+            return f"Did you mean {child}?"
+    for child in sorted(children)[:20]:
+        for grandchild in sorted(Path(entry.path) for entry in os.scandir(child) if entry.is_dir())[:100]:
+            if layout.fits(grandchild):
+                return f"Did you mean {grandchild}?"
+    return ""
