@@ -11,6 +11,7 @@ Two families exist for SYSU-MM01, with different numbers for the same model:
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import random
@@ -22,6 +23,7 @@ import numpy as np
 from bdf_jax.data.index import INFRARED, ImageIndex
 from bdf_jax.errors import BdfError
 
+TRIALS = 10
 SHIPPED = Path(__file__).parent / "data" / "sysu_mm01_gallery.npz"
 
 
@@ -44,20 +46,17 @@ class Picks:
     def misfit(self, index: ImageIndex, cams: Sequence[int]) -> str:
         """Why these picks are not those of `index` in the cameras `cams`; empty when they are."""
         chosen = np.isin(index.cams, cams)
-        found = dict(zip(*_count(np.stack([index.cams[chosen], index.pids[chosen]], axis=1)), strict=True))
+        pairs = zip(index.cams[chosen].tolist(), index.pids[chosen].tolist(), strict=True)
+        found = collections.Counter(pairs)
         wrong = [key for key, count in found.items() if self.counts.get(key, 0) != count or key not in self.order]
         if not wrong:
-            return ""
+            trials = min(self.order[key].shape[0] for key in found) if found else TRIALS
+            return "" if trials >= TRIALS else f"it holds {trials} trials, the protocol has {TRIALS}"
         cam, pid = wrong[0]
         return (
             f"{len(wrong)} of {len(found)} pairs of camera and identity differ, the first: camera {cam}, identity {pid} "
             f"has {found[cam, pid]} images, the permutation is for {self.counts.get((cam, pid), 0)}"
         )
-
-
-def _count(rows_NK: np.ndarray) -> tuple[list[tuple[int, ...]], list[int]]:
-    unique, counts = np.unique(rows_NK, axis=0, return_counts=True)
-    return [tuple(row) for row in unique.tolist()], counts.tolist()
 
 
 @functools.cache
@@ -74,6 +73,20 @@ def shipped_picks() -> Picks:
         if (int(cam), int(pid)) in counts
     }
     return Picks("the picks shipped with the project for the real SYSU-MM01", ids.astype(int), counts, order)
+
+
+@functools.cache
+def published_images() -> tuple[np.ndarray, np.ndarray]:
+    """Name and identity of every test image of the real SYSU-MM01: 3,803 infrared and 6,775 visible ones."""
+    picks = shipped_picks()
+    rows = [
+        (f"cam{cam}/{pid:04d}/{k:04d}.jpg", pid)
+        for (cam, pid), count in sorted(picks.counts.items())
+        if pid in picks.test_ids
+        for k in range(1, count + 1)
+    ]
+    names, pids = zip(*rows, strict=True)
+    return np.asarray(names), np.asarray(pids)
 
 
 def tree_picks(root: str | Path) -> Picks | None:
@@ -97,28 +110,32 @@ def tree_picks(root: str | Path) -> Picks | None:
         }
     except Exception as error:  # scipy raises many kinds on a damaged file
         raise BdfError(
-            f"{path}: expected a MATLAB file with the (6, 1) cell array 'rand_perm_cam', found something else ({error}); "
-            "copy it again or remove it"
+            f"{path}: expected a MATLAB file with the (6, 1) cell array 'rand_perm_cam', found something else "
+            f"({error}); copy it again or remove it"
         ) from error
     counts = {key: permutations.shape[1] for key, permutations in order.items()}
     return Picks(str(path), np.zeros(0, int), counts, order)
 
 
-def official_gallery(
-    index: ImageIndex, picks: Picks, *, cams: Sequence[int], shots: int, trial: int
-) -> np.ndarray:
+def official_gallery(index: ImageIndex, picks: Picks, *, cams: Sequence[int], shots: int, trial: int) -> np.ndarray:
     """Rows of the gallery of one trial (0..9), by camera and then identity, each in the order of its permutation."""
     rows: list[int] = []
     numbered = _numbered(index)
     for cam in cams:
         for pid in np.unique(index.pids[index.cams == cam]).tolist():
-            rows += [numbered[cam, pid, k] for k in picks.order[cam, pid][trial, :shots].tolist()]
+            chosen = picks.order[cam, pid][trial, :shots].tolist()
+            absent = [k for k in chosen if (cam, pid, k) not in numbered]
+            if absent:
+                raise BdfError(
+                    f"the official galleries do not fit these images: {picks.source} names image {absent[0]} of camera "
+                    f"{cam}, identity {pid}, which is not among them. Number the images of a folder from 1 without "
+                    "gaps, or use the other family: --gallery=agw"
+                )
+            rows += [numbered[cam, pid, k] for k in chosen]
     return np.asarray(rows, np.int32)
 
 
-def drawn_gallery(
-    index: ImageIndex, *, modality: int, cams: Sequence[int], shots: int, trial: int
-) -> np.ndarray:
+def drawn_gallery(index: ImageIndex, *, modality: int, cams: Sequence[int], shots: int, trial: int) -> np.ndarray:
     """Rows of the gallery that `random.seed(trial)` draws, by identity and then camera, as drawn.
 
     Of every identity and camera one image is taken with `random.choice` from its names in sorted order, or `shots`

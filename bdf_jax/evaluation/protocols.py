@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -72,6 +73,21 @@ class Request:
 
 
 @dataclasses.dataclass(frozen=True)
+class Published:
+    """What is known of a published test set without its images.
+
+    Attributes:
+      identities: how many are tested.
+      images: function that gives every image's name and identity; None where only numbers are known.
+      images_of_identity: of each modality, where all have as many; 0: they have not.
+    """
+
+    identities: int
+    images: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None
+    images_of_identity: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Rules:
     """The protocol of a data set, before its images are known.
 
@@ -82,6 +98,8 @@ class Rules:
       galleries: name of the family -> function that picks the rows of one trial.
       trials: their numbers.
       one_split_per_trial: a trial is another test split (another index), not another gallery.
+      published: the published test set, against which feature files are checked.
+      name_pattern: what an image's name tells, as groups `pid`, `cam` and `modality`.
       camera_modalities: modality of every camera, where the tree fixes it.
     """
 
@@ -91,6 +109,8 @@ class Rules:
     galleries: Mapping[str, Callable[[Request], np.ndarray]]
     trials: range
     cmc: Literal["unique", "raw"]
+    published: Published
+    name_pattern: re.Pattern[str]
     one_split_per_trial: bool = False
     ignored_cameras: tuple[tuple[int, int], ...] = ()
     ignores_own_camera: bool = False
@@ -110,9 +130,7 @@ def _official(request: Request) -> np.ndarray:
             f"the official galleries do not fit these images: {picks.source} was tried, and {misfit}. "
             "Give the tree's own exp/rand_perm_cam.mat (--root=TREE), or use the other family: --gallery=agw"
         )
-    return gallery.official_gallery(
-        request.index, picks, cams=request.cams, shots=shots, trial=request.trial
-    )
+    return gallery.official_gallery(request.index, picks, cams=request.cams, shots=shots, trial=request.trial)
 
 
 def _drawn(request: Request) -> np.ndarray:
@@ -133,6 +151,8 @@ DATASETS: dict[str, Rules] = {
         galleries={"official": _official, "agw": _drawn},
         trials=range(10),
         cmc="unique",
+        published=Published(identities=96, images=gallery.published_images),
+        name_pattern=re.compile(r"cam(?P<cam>\d+)/(?P<pid>\d+)/"),
         ignored_cameras=((3, 2),),
         camera_modalities={1: VISIBLE, 2: VISIBLE, 3: INFRARED, 4: VISIBLE, 5: VISIBLE, 6: INFRARED},
     ),
@@ -143,6 +163,8 @@ DATASETS: dict[str, Rules] = {
         galleries={"official": _whole},
         trials=range(1, 11),
         cmc="raw",
+        published=Published(identities=206, images_of_identity=10),
+        name_pattern=re.compile(r"(?P<modality>Visible|Thermal)/"),
         one_split_per_trial=True,
     ),
     "llcm": Rules(
@@ -152,6 +174,8 @@ DATASETS: dict[str, Rules] = {
         galleries={"agw": _drawn},
         trials=range(10),
         cmc="unique",
+        published=Published(identities=351),
+        name_pattern=re.compile(r"test_(?P<modality>vis|nir)/cam(?P<cam>\d+)/(?P<pid>\d+)/"),
         ignores_own_camera=True,
     ),
 }
@@ -229,11 +253,13 @@ def _check_cameras(dataset: str, rules: Rules, index: ImageIndex) -> None:
     wrong = np.flatnonzero(expected != index.modalities)
     if wrong.size:
         row = wrong[0]
+        visible, infrared = (
+            [c for c, m in rules.camera_modalities.items() if m == kind] for kind in (VISIBLE, INFRARED)
+        )
         raise BdfError(
             f"{dataset}: {wrong.size} of {len(index)} images have a camera that does not go with their modality "
-            f"(visible cameras are {[c for c, m in rules.camera_modalities.items() if m == VISIBLE]}, infrared "
-            f"{[c for c, m in rules.camera_modalities.items() if m == INFRARED]}); the first: {str(index.names[row])!r}, "
-            f"camera {index.cams[row]}, modality {index.modalities[row]}"
+            f"(visible cameras are {visible}, infrared {infrared}); the first: {str(index.names[row])!r}, camera "
+            f"{index.cams[row]}, modality {index.modalities[row]}"
         )
 
 

@@ -199,13 +199,9 @@ def _rank_shared(
     column_N[union] = np.arange(len(union))
     pids, identity_N = np.unique(index.pids, return_inverse=True)
     labels_N2 = np.stack([index.pids, index.cams], axis=1).astype(np.int32)
-    galleries = [
-        pad_galleries(p, identity_N, column_N, identities=len(pids), padding=len(union)) for p in protocols
-    ]
+    galleries = [pad_galleries(p, identity_N, column_N, identities=len(pids), padding=len(union)) for p in protocols]
     devices = jax.local_devices()
-    everywhere = [
-        jax.device_put((features_ND[union], labels_N2[union], galleries), device) for device in devices
-    ]
+    everywhere = [jax.device_put((features_ND[union], labels_N2[union], galleries), device) for device in devices]
     size = block or _block_size(len(query_rows), len(union))
     parts: list[list[dict[str, np.ndarray]]] = [[] for _ in protocols]
     waiting: collections.deque = collections.deque()

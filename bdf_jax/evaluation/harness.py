@@ -1,0 +1,123 @@
+"""Features, an index and protocols in; the rows of the table out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bdf_jax.data.index import ImageIndex
+from bdf_jax.errors import BdfError
+from bdf_jax.evaluation import statistics
+from bdf_jax.evaluation.protocols import Protocol
+from bdf_jax.evaluation.ranking import Measured, rank_all
+
+
+def evaluate(
+    features_ND: np.ndarray,
+    index: ImageIndex,
+    protocols: Sequence[Protocol],
+    *,
+    model: str = "features",
+    similarity: str = "cosine",
+    rerank: bool = False,
+    flags: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """One row for each protocol.
+
+    Args:
+      features_ND: N feature vectors.
+      index: N images.
+      protocols: from `protocols_for` on the same index.
+      model: what the row calls these features.
+      similarity: "cosine" normalises the features first, "dot" takes them as they are.
+      rerank: k-reciprocal re-ranking of every trial.
+      flags: further keys for every row, such as `feature`, `use`, `flip_tta`.
+
+    Raises:
+      BdfError: features that do not match the index or are not finite; no query with a match.
+    """
+    measured = measure(features_ND, index, protocols, similarity=similarity, rerank=rerank)
+    shown = {"similarity": similarity, "rerank": rerank, **(flags or {})}
+    return [row(p, [m], model=model, flags=shown) for p, m in zip(protocols, measured, strict=True)]
+
+
+def measure(
+    features_ND: np.ndarray,
+    index: ImageIndex,
+    protocols: Sequence[Protocol],
+    *,
+    similarity: str = "cosine",
+    rerank: bool = False,
+) -> list[Measured]:
+    """What `evaluate` summarises: AP, INP and rank of every query in every trial of every protocol."""
+    features_ND = _prepared(features_ND, index, similarity)
+    if rerank:
+        from bdf_jax.evaluation.rerank import rank_all_reranked  # brings scipy.sparse
+
+        return rank_all_reranked(features_ND, index, protocols)
+    return rank_all(features_ND, index, protocols)
+
+
+def row(
+    protocol: Protocol,
+    splits: Sequence[Measured],
+    *,
+    model: str,
+    flags: Mapping[str, Any],
+    trials: Sequence[int] | None = None,
+) -> dict[str, Any]:
+    """The row of one protocol: the mean over trials in percent, its spread and its confidence interval.
+
+    Args:
+      protocol: gives the row its name; for several splits, that of any of them.
+      splits: one entry where all trials share the queries; one for each test split otherwise.
+      model, flags: as in `evaluate`.
+      trials: the numbers of the trials where `splits` has several entries.
+
+    Returns:
+      a JSON-ready dictionary. `R1_std` and so on: standard deviation over trials (n - 1; None for one trial).
+      `R1_ci` and so on: 95 % bootstrap interval over queries. `queries` counts those with a match.
+    """
+    numbers = list(protocol.trials if trials is None else trials)
+    trial_T6 = statistics.per_trial(splits)
+    mean_6 = trial_T6.mean(axis=0)
+    spread_6 = trial_T6.std(axis=0, ddof=1) if len(trial_T6) > 1 else [None] * 6
+    interval_62 = statistics.interval(statistics.bootstrap(splits))
+    names = statistics.METRICS
+    queries = round(np.mean([m.valid_TQ.any(axis=0).sum() for m in splits]))
+    return {
+        "dataset": protocol.dataset,
+        "model": model,
+        "mode": protocol.mode,
+        "shots": protocol.shots,
+        "gallery": protocol.gallery,
+        "direction": protocol.direction,
+        "trials": len(numbers),
+        "queries": queries,
+        "queries_without_match": round(np.mean([m.valid_TQ.shape[1] for m in splits])) - queries,
+        "gallery_size": round(np.mean([len(rows) for rows in protocol.gallery_rows])),
+        **{name: float(value) for name, value in zip(names, mean_6, strict=True)},
+        **{f"{name}_std": None if s is None else float(s) for name, s in zip(names, spread_6, strict=True)},
+        **{f"{name}_ci": [float(low), float(high)] for name, (low, high) in zip(names, interval_62, strict=True)},
+        **flags,
+        "per_trial": [
+            {"trial": number, **{name: float(value) for name, value in zip(names, values, strict=True)}}
+            for number, values in zip(numbers, trial_T6, strict=True)
+        ],
+    }
+
+
+def _prepared(features_ND: np.ndarray, index: ImageIndex, similarity: str) -> np.ndarray:
+    features_ND = np.asarray(features_ND, dtype=np.float32)
+    if features_ND.ndim != 2 or len(features_ND) != len(index):
+        raise BdfError(f"features: expected ({len(index)}, D), a row for each image; found {features_ND.shape}")
+    if not np.isfinite(features_ND).all():
+        raise BdfError(f"features: {(~np.isfinite(features_ND).all(axis=1)).sum()} of {len(index)} are NaN or infinite")
+    if similarity == "dot":
+        return features_ND
+    if similarity != "cosine":
+        raise BdfError(f"similarity: expected 'cosine' or 'dot', found {similarity!r}")
+    norm_N1 = np.linalg.norm(features_ND.astype(np.float64), axis=1, keepdims=True)
+    return (features_ND / np.maximum(norm_N1, np.finfo(np.float32).tiny)).astype(np.float32)

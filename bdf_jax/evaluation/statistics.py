@@ -1,0 +1,96 @@
+"""How sure a number is: standard deviation over trials, bootstrap over queries, paired comparison.
+
+The bootstrap (Efron, 1979) draws queries with replacement and reports percentiles; a comparison uses the same draws for
+both sides, so that what makes a query hard for both cancels. Queries of one identity are alike, so the intervals say
+nothing about other identities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from bdf_jax.errors import BdfError
+from bdf_jax.evaluation.ranking import Measured
+
+METRICS = ("R1", "R5", "R10", "R20", "mAP", "mINP")
+SAMPLES = 1000  # bootstrap draws
+LEVEL = 0.95  # coverage of the intervals
+
+
+def per_trial(splits: Sequence[Measured]) -> np.ndarray:
+    """(T, 6) percent: every metric of every trial, the mean over its valid queries.
+
+    Args:
+      splits: one entry where trials share the queries; one for each test split otherwise (RegDB).
+
+    Raises:
+      BdfError: a trial in which no query has a match.
+    """
+    trials = []
+    for measured in splits:
+        valid_T = measured.valid_TQ.sum(axis=1)
+        if not valid_T.all():
+            raise BdfError("no query has a match in the gallery: queries and gallery share no identity")
+        trials.append(np.stack([value_TQ.sum(axis=1) / valid_T for value_TQ in _values(measured)], axis=1))
+    return 100 * np.concatenate(trials)
+
+
+def bootstrap(splits: Sequence[Measured], *, samples: int = SAMPLES, seed: int = 0) -> np.ndarray:
+    """(samples, 6) percent: every metric, mean over trials, for queries drawn with replacement.
+
+    The same seed and numbers of queries give the same draws: differences of two such arrays are paired.
+    """
+    drawn = []
+    for number, measured in enumerate(splits):
+        trials, queries = measured.valid_TQ.shape
+        values_QC = np.concatenate([*_values(measured), measured.valid_TQ]).T.astype(np.float32)
+        sums = [weights_BQ @ values_QC for weights_BQ in _draws(queries, samples, (seed, number))]
+        sums_B7T = np.concatenate(sums).reshape(samples, len(METRICS) + 1, trials)
+        drawn.append(sums_B7T[:, :-1] / np.maximum(sums_B7T[:, -1:], 1))
+    return 100 * np.concatenate(drawn, axis=2).mean(axis=2, dtype=float)
+
+
+def interval(samples_BK: np.ndarray, level: float = LEVEL) -> np.ndarray:
+    """(K, 2): the percentile interval of every column."""
+    tail = 50 * (1 - level)
+    return np.percentile(samples_BK, [tail, 100 - tail], axis=0).T
+
+
+def compare(splits: Sequence[Measured], others: Sequence[Measured], *, seed: int = 0) -> list[dict[str, object]]:
+    """The difference of each metric, first minus second, with its paired bootstrap interval, in points.
+
+    Both must come from the same queries in the same order.
+
+    Returns:
+      for each metric: `metric`, `difference`, `ci` [low, high] and `clear`, whether the interval leaves out 0.
+    """
+    difference_K = per_trial(splits).mean(axis=0) - per_trial(others).mean(axis=0)
+    interval_K2 = interval(bootstrap(splits, seed=seed) - bootstrap(others, seed=seed))
+    return [
+        {
+            "metric": name,
+            "difference": float(value),
+            "ci": [float(low), float(high)],
+            "clear": bool(low > 0 or high < 0),
+        }
+        for name, value, (low, high) in zip(METRICS, difference_K, interval_K2, strict=True)
+    ]
+
+
+def _values(measured: Measured) -> Iterator[np.ndarray]:
+    valid_TQ = measured.valid_TQ
+    for rank in (1, 5, 10, 20):
+        yield valid_TQ & (measured.rank_TQ < rank)
+    yield np.where(valid_TQ, measured.ap_TQ, 0)
+    yield np.where(valid_TQ, measured.inp_TQ, 0)
+
+
+def _draws(queries: int, samples: int, seed: tuple[int, int]) -> Iterator[np.ndarray]:
+    generator = np.random.default_rng(seed)
+    block = max(1, 2**22 // queries)  # bounds the memory for any number of queries
+    for start in range(0, samples, block):
+        size = min(block, samples - start)
+        chosen_BQ = generator.integers(queries, size=(size, queries)) + queries * np.arange(size)[:, None]
+        yield np.bincount(chosen_BQ.ravel(), minlength=size * queries).reshape(size, queries).astype(np.float32)
