@@ -6,8 +6,11 @@ Three formats, told apart by their first bytes: safetensors; the zip archives th
 
 from __future__ import annotations
 
+import functools
+import io
 import mmap
 import re
+import struct
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -47,7 +50,7 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
         return _reader(path, head)(path)
     except Refused as refused:
         raise BdfError(f"{path}: {refused}") from refused
-    except (OSError, MemoryError) as error:
+    except (OSError, MemoryError, ValueError, OverflowError) as error:
         raise BdfError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
 
 
@@ -67,7 +70,7 @@ def _reader(path: Path, head: bytes) -> Callable[[Path], dict[str, np.ndarray]]:
         hint = "; this is a web page, perhaps of a failed download"
     raise Refused(
         "expected a weight file (safetensors, or .pth/.pt by torch.save), found one that begins with "
-        f"{ascii(head[:24].decode('latin-1'))}{hint}"
+        f"{head[:24].decode('latin-1')!a}{hint}"
     )
 
 
@@ -88,20 +91,17 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             root = _check_archive(archive, path.stat().st_size)
-            with archive.open(f"{root}/data.pkl") as stream:
-                value, _ = read_pickle(stream)
-            contents: dict[str, bytes] = {}
+            value, _ = read_pickle(io.BytesIO(archive.read(f"{root}/data.pkl")))
 
-            def read(storage: Storage) -> bytes:
-                name = f"{root}/data/{storage.key}"
-                if name not in contents:
-                    if name not in archive.NameToInfo:
-                        raise Refused(f"the storage {printable(name)} is missing from the archive")
-                    contents[name] = archive.read(name)
-                return contents[name]
+            @functools.cache
+            def read(storage_key: str) -> bytes:
+                name = f"{root}/data/{storage_key}"
+                if name not in archive.namelist():
+                    raise Refused(f"the storage {printable(name)} is missing from the archive")
+                return archive.read(name)
 
             return _arrays(_state(value), read)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, OverflowError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, struct.error) as error:
         raise Refused(f"not a zip archive, damaged or cut off ({type(error).__name__}: {str(error)[:200]})") from error
 
 
@@ -121,13 +121,14 @@ def _check_archive(archive: zipfile.ZipFile, size: int) -> str:
         raise Refused(f"the archive has the entry {printable(repeated[0])} more than once")
     if sum(entry.file_size for entry in entries) > size:
         raise Refused(f"the archive claims more bytes of contents than the file's own {size}")
-    roots = [name.removesuffix("/data.pkl") for name in archive.NameToInfo if re.fullmatch(r"[^/]+/data\.pkl", name)]
+    names = {entry.filename for entry in entries}
+    roots = [name.removesuffix("/data.pkl") for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)]
     if len(roots) != 1:
         raise Refused("a zip archive, but not one of torch.save (no FOLDER/data.pkl)")
     root = roots[0]
-    if f"{root}/constants.pkl" in archive.NameToInfo:
+    if f"{root}/constants.pkl" in names:
         raise Refused("a TorchScript program; save its weights instead: torch.save(model.state_dict(), FILE)")
-    if f"{root}/byteorder" in archive.NameToInfo and archive.read(f"{root}/byteorder") != b"little":
+    if f"{root}/byteorder" in names and archive.read(f"{root}/byteorder") != b"little":
         raise Refused("written on a big-endian machine, which is not supported")
     return root
 
@@ -149,10 +150,10 @@ def _read_legacy(path: Path) -> dict[str, np.ndarray]:
                 raise Refused("its list of storages is damaged")
             contents[key] = _next_storage(stream, storages[key])
 
-        def read(storage: Storage) -> bytes:
-            if storage.key not in contents:
-                raise Refused(f"the storage {printable(storage.key)} is missing from the file")
-            return contents[storage.key]
+        def read(storage_key: str) -> bytes:
+            if storage_key not in contents:
+                raise Refused(f"the storage {printable(storage_key)} is missing from the file")
+            return contents[storage_key]
 
         return _arrays(_state(value), read)
 
@@ -179,10 +180,10 @@ def _state(value: Any) -> dict[str, Tensor]:
     return value
 
 
-def _arrays(state: dict[str, Tensor], read: Callable[[Storage], bytes]) -> dict[str, np.ndarray]:
+def _arrays(state: dict[str, Tensor], read: Callable[[str], bytes]) -> dict[str, np.ndarray]:
     arrays = {}
     for name, tensor in state.items():
-        storage, contents = tensor.storage, read(tensor.storage)
+        storage, contents = tensor.storage, read(tensor.storage.key)
         itemsize = storage.dtype.itemsize
         if len(contents) != storage.length * itemsize:
             raise Refused(

@@ -38,10 +38,10 @@ KNOWN = {DICTIONARY, *TENSORS, PARAMETER, *STORAGES}
 # A ResNet-50 takes about 10,000; the limit is against files made to keep the reader busy.
 MAX_OPERATIONS = 5_000_000
 # Operations that push what they carry.
-LITERALS = frozenset(
-    "BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES "
-    "BINUNICODE SHORT_BINUNICODE BINUNICODE8".split()
-)
+LITERALS = {
+    *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINBYTES", "SHORT_BINBYTES"),
+    *("BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+}
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 
 
@@ -159,8 +159,10 @@ def _carry_out(
             memo[len(memo)] = stack[-1]
         case "BINGET" | "LONG_BINGET":
             stack.append(memo[argument])
-        case "GLOBAL" | "INST":
+        case "GLOBAL":
             stack.append(_global(*argument.split(" ", 1)))
+        case "INST":
+            raise TypeError(f"an old-style call of {_global(*argument.split(' ', 1)).name}")
         case "STACK_GLOBAL":
             stack.append(_global(*_pop(stack, 2)))
         case "BINPERSID":

@@ -1,0 +1,263 @@
+"""Pretrained backbones: which tensor of a PyTorch file goes where, as tables.
+
+Every tensor of the file is used or known to be of no use (the ImageNet classifier, counters of batches), and every
+array of the backbone is filled: anything else is one error that lists all of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from flax import traverse_util
+
+from bdf_jax.config import ModelConfig
+from bdf_jax.errors import BdfError
+from bdf_jax.models import hub
+from bdf_jax.models.mobilenet import BLOCKS
+from bdf_jax.models.network import BASES
+from bdf_jax.models.resnet import STAGES
+from bdf_jax.models.torch_files import read_tensors
+
+
+@dataclasses.dataclass(frozen=True)
+class Naming:
+    """How some library names the modules of a family of networks.
+
+    Attributes:
+      title: for messages.
+      rows: (regular expression of a module's name, our path, in which \\1 is its first group).
+      ignored: regular expression of the modules without a counterpart.
+    """
+
+    title: str
+    rows: tuple[tuple[str, str], ...]
+    ignored: str
+
+
+def _mobilenet_rows(expanded: str, plain: str) -> tuple[tuple[str, str], ...]:
+    """Rows from where convolutions and normalisations stand in a block with, and in one without an expansion."""
+    rows = [(r"features\.0\.0", "stem/conv"), (r"features\.0\.1", "stem/bn")]
+    rows += [(r"features\.18\.0", "layer4/conv"), (r"features\.18\.1", "layer4/bn")]
+    places = [(stage, i, block) for stage, blocks in enumerate(BLOCKS) for i, block in enumerate(blocks)]
+    for number, (stage, i, (expansion, _, _)) in enumerate(places, start=1):
+        names = ("conv1", "bn1", "conv2", "bn2", "conv3", "bn3")[0 if expansion > 1 else 2 :]
+        positions = (expanded if expansion > 1 else plain).split()
+        for position, name in zip(positions, names, strict=True):
+            rows.append((re.escape(f"features.{number}.conv.{position}"), f"{STAGES[stage]}/block{i}_{name}"))
+    return tuple(rows)
+
+
+TORCHVISION_RESNET = Naming(
+    "torchvision's and timm's names of a ResNet",
+    (
+        (r"conv1", "stem/conv"),
+        (r"bn1", "stem/bn"),
+        (r"(layer[1-4])\.(\d+)\.(conv[1-3]|bn[1-3])", r"\1/block\2_\3"),
+        (r"(layer[1-4])\.(\d+)\.downsample\.0", r"\1/block\2_conv0"),
+        (r"(layer[1-4])\.(\d+)\.downsample\.1", r"\1/block\2_bn0"),
+    ),
+    ignored=r"fc",
+)
+TRANSFORMERS_RESNET = Naming(
+    "the transformers library's names of a ResNet",
+    (
+        (r"(?:resnet\.)?embedder\.embedder\.convolution", "stem/conv"),
+        (r"(?:resnet\.)?embedder\.embedder\.normalization", "stem/bn"),
+        # Theirs count from 0, ours from 1.
+        *(
+            (rf"(?:resnet\.)?encoder\.stages\.{s}\.layers\.(\d+)\.{theirs}", rf"layer{s + 1}/block\1_{ours}")
+            for s in range(4)
+            for theirs, ours in (
+                (r"shortcut\.convolution", "conv0"),
+                (r"shortcut\.normalization", "bn0"),
+                *((rf"layer\.{k}\.convolution", f"conv{k + 1}") for k in range(3)),
+                *((rf"layer\.{k}\.normalization", f"bn{k + 1}") for k in range(3)),
+            )
+        ),
+    ),
+    ignored=r"classifier(\.\d+)?",
+)
+TORCHVISION_MOBILENET = Naming(
+    "torchvision's names of a MobileNetV2",
+    _mobilenet_rows("0.0 0.1 1.0 1.1 2 3", "0.0 0.1 1 2"),
+    ignored=r"classifier(\.\d+)?",
+)
+FLAT_MOBILENET = Naming(  # the first public port, whose ImageNet weights went round before torchvision had any
+    "the flat names of a MobileNetV2",
+    _mobilenet_rows("0 1 3 4 6 7", "0 1 3 4"),
+    ignored=r"classifier(\.\d+)?",
+)
+NAMINGS = (TORCHVISION_RESNET, TRANSFORMERS_RESNET, TORCHVISION_MOBILENET, FLAT_MOBILENET)
+
+# What a module holds: its kind and the tensor's name to our collection and name. PyTorch's running variance is kept
+# as it is: both sides divide by it alike.
+TENSORS = {
+    ("conv", "weight"): ("params", "kernel"),
+    ("bn", "weight"): ("params", "scale"),
+    ("bn", "bias"): ("params", "bias"),
+    ("bn", "running_mean"): ("batch_stats", "mean"),
+    ("bn", "running_var"): ("batch_stats", "var"),
+}
+# (layer3's blocks, whether they are bottlenecks) of the ResNets that people have at hand.
+RESNETS = {
+    (2, False): "resnet18",
+    (6, False): "resnet34",
+    (6, True): "resnet50",
+    (23, True): "resnet101",
+    (36, True): "resnet152",
+}
+
+
+def load_pretrained(
+    source: str, variables: Mapping[str, Any], config: ModelConfig, *, progress: bool = True
+) -> dict[str, Any]:
+    """The variables with the backbone's arrays taken from a weight file.
+
+    Stages of their own for each base all get the same weights, and so do the four modalities' normalisations.
+    Generators, BNNeck and classifier stay as they are.
+
+    Args:
+      source: a file (safetensors, or a state dictionary by torch.save), or OWNER/NAME on the Hugging Face hub.
+      variables: `params` and `batch_stats` of the `Network`, as `init` makes them.
+      config: the model's section of the configuration.
+      progress: show a bar while downloading.
+
+    Raises:
+      BdfError: see `read_tensors` and `hub.download`; or the tensors do not fit the backbone, with everything that
+        is missing, unexpected, of another shape or not finite.
+    """
+    path = Path(source).expanduser()
+    if not path.exists() and hub.is_hub_name(source):
+        path = hub.download(source, progress=progress)
+    tensors = _without_prefix(read_tensors(path))
+    naming = choose_naming(tensors)
+    values, ignored, problems = map_tensors(tensors, naming)
+    flat = traverse_util.flatten_dict(dict(variables))
+    filled, more = _fill(flat, values, config)
+    if problems or more:
+        lines = "\n  ".join([*problems, *more])
+        looks = guess_arch(values)
+        hint = f", but looks like {looks}" if looks and looks != config.arch else ""
+        raise BdfError(
+            f"{path} does not fit model.arch={config.arch}{hint} (read with {naming.title}):\n  {lines}\n"
+            "Set model.arch to what the file holds, or model.pretrained to another file."
+        )
+    logging.info("%s: %d tensors used, %d ignored", path, len(tensors) - len(ignored), len(ignored))
+    return traverse_util.unflatten_dict(filled)
+
+
+def choose_naming(names: Mapping[str, Any]) -> Naming:
+    """The naming that knows the most of a file's tensors."""
+
+    def known(naming: Naming) -> int:
+        return sum(_our_module(name.rpartition(".")[0], naming) is not None for name in names)
+
+    return max(NAMINGS, key=known)
+
+
+def map_tensors(
+    tensors: Mapping[str, np.ndarray], naming: Naming
+) -> tuple[dict[tuple[str, ...], tuple[str, np.ndarray]], list[str], list[str]]:
+    """Sorts a file's tensors.
+
+    Returns:
+      values: (collection, stage, module, array) -> (the tensor's name, the tensor in PyTorch's layout).
+      ignored: names of tensors of no use.
+      problems: a line for each tensor that is neither.
+    """
+    values: dict[tuple[str, ...], tuple[str, np.ndarray]] = {}
+    ignored, problems = [], []
+    for name, tensor in tensors.items():
+        module, _, leaf = name.rpartition(".")
+        ours = _our_module(module, naming)
+        if leaf == "num_batches_tracked" or re.fullmatch(naming.ignored, module):
+            ignored.append(name)
+            continue
+        kind = "bn" if ours and re.search(r"bn\d?$", ours) else "conv"
+        if ours is None or (kind, leaf) not in TENSORS:
+            problems.append(f"unexpected: {name} {tensor.shape}")
+            continue
+        collection, array = TENSORS[kind, leaf]
+        target = (collection, *ours.split("/"), array)
+        if target in values:
+            problems.append(f"twice: {name} and {values[target][0]} are the same array, {'/'.join(target)}")
+        values[target] = (name, tensor)
+    return values, ignored, problems
+
+
+def guess_arch(targets: Iterable[tuple[str, ...]]) -> str:
+    """The backbone that a file's arrays seem to be of; empty where it is none we know by name."""
+    modules = {"/".join(target[1:3]) for target in targets}
+    if "layer4/conv" in modules:
+        return "mobilenet_v2"
+    blocks = {module.partition("_")[0] for module in modules if module.startswith("layer3/block")}
+    return RESNETS.get((len(blocks), "layer3/block0_conv3" in modules), "")
+
+
+def _fill(
+    flat: Mapping[tuple[str, ...], jax.Array],
+    values: Mapping[tuple[str, ...], tuple[str, np.ndarray]],
+    config: ModelConfig,
+) -> tuple[dict[tuple[str, ...], jax.Array], list[str]]:
+    """The arrays with the backbone's replaced, and a line for each that could not be."""
+    filled, missing, others, used = dict(flat), [], [], set()
+    for path, leaf in flat.items():
+        stage = path[1]
+        for base in BASES:
+            stage = stage.removesuffix(f"_{base}")
+        if stage not in STAGES:
+            continue
+        source = (path[0], stage, *path[2:])
+        used.add(source)
+        if source not in values:
+            missing.append(f"missing: nothing for {'/'.join(source)}")
+            continue
+        name, tensor = values[source]
+        apart = config.bn == "per_modality" and path[-1] != "kernel"
+        shape = leaf.shape[1:] if apart else leaf.shape
+        expected = _torch_shape(shape)
+        if tensor.shape != expected:
+            others.append(f"shape: {name} is {tensor.shape}, {'/'.join(source)} takes {expected}")
+        elif problem := _bad_numbers(tensor, path[-1]):
+            others.append(f"numbers: {name} {problem}")
+        else:
+            array = tensor.astype(np.float32)
+            array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+            filled[path] = jnp.asarray(np.broadcast_to(array, leaf.shape), leaf.dtype)
+    unexpected = [f"unexpected: {name} {tensor.shape}" for key, (name, tensor) in values.items() if key not in used]
+    # Both branches of a split stage have the same complaints: once each, in order.
+    return filled, list(dict.fromkeys(missing + unexpected + others))
+
+
+def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape PyTorch gives an array: OIHW for a kernel HWIO."""
+    return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else tuple(shape)
+
+
+def _bad_numbers(tensor: np.ndarray, array: str) -> str:
+    if not jnp.issubdtype(tensor.dtype, jnp.floating):
+        return f"is {tensor.dtype}, expected floating point"
+    if not np.isfinite(tensor.astype(np.float32)).all():
+        return "has values that are not finite"
+    return "has negative variances" if array == "var" and (tensor < 0).any() else ""
+
+
+def _without_prefix(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Names without the 'module.' that PyTorch's data parallelism puts before each."""
+    parallel = all(name.startswith("module.") for name in tensors)
+    return {name.removeprefix("module.") if parallel else name: tensor for name, tensor in tensors.items()}
+
+
+def _our_module(module: str, naming: Naming) -> str | None:
+    for pattern, ours in naming.rows:
+        if match := re.fullmatch(pattern, module):
+            return match.expand(ours)
+    return None
