@@ -2,33 +2,82 @@
 
 from __future__ import annotations
 
-import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from absl import app
+from absl import app, flags
+from ml_collections import config_flags
 
+from bdf_jax import config as configs
 from bdf_jax.errors import BdfError
+
+WRONG_FLAG, INTERRUPTED = 2, 130
 
 
 def main(function: Callable[[Sequence[str]], int | None]) -> None:
     """Parses the flags, calls `function` with what is left of the command line, and exits.
 
-    Exit code: what `function` returns (None: 0); 1 after a BdfError or a wrong flag, 130 when interrupted.
+    Exit code: what `function` returns (None: 0); 1 after a BdfError, 2 after a wrong flag, 75 when preempted with
+    everything saved (the same command continues), 130 when interrupted.
     """
 
     def guarded(argv: Sequence[str]) -> int | None:
-        # absl raises the level of every logger to INFO, and JAX then reports each platform it did not find.
-        logging.getLogger("jax").setLevel(logging.WARNING)
         try:
             if len(argv) > 1:
                 raise BdfError(f"expected flags only (--name=value), found {' '.join(argv[1:])!r}")
             return function(argv)
         except BdfError as error:
             print(f"error: {error}", file=sys.stderr)
-            return 1
+            return error.exit_code
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
-            return 130
+            return INTERRUPTED
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=_parse)
+
+
+def define_config(name: str = "config") -> flags.FlagHolder:
+    """The flag --config=FILE with --config.SECTION.FIELD=VALUE for every field of the schema."""
+    return config_flags.DEFINE_config_file(name, None, "Configuration file; override any field with --config.FIELD=V.")
+
+
+def read_config(holder: flags.FlagHolder) -> configs.Config:
+    """The validated configuration of the command line.
+
+    Raises:
+      BdfError: no --config, or one that does not fit the schema.
+    """
+    if holder.value is None:
+        raise BdfError(f"--{holder.name}=FILE is missing, such as --{holder.name}=configs/demo.py")
+    return configs.from_dict(holder.value)
+
+
+def required(holder: flags.FlagHolder) -> Any:
+    """The value of a flag that has no default; raises BdfError where it is missing."""
+    if holder.value in (None, ""):
+        raise BdfError(f"--{holder.name}=... is missing")
+    return holder.value
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """absl's parser, with errors that name the field of the configuration."""
+    try:
+        for argument in argv[1:]:
+            name, _, value = argument.lstrip("-").partition("=")
+            if name.startswith("config."):
+                _check_field(name.removeprefix("config."))
+            elif name == "config" and value and not os.path.isfile(value.split(":", 1)[0]):
+                raise BdfError(f"--config={value}: no such file; the project's own are in configs/")
+        return flags.FLAGS(argv)
+    except (BdfError, flags.Error) as error:
+        print(f"error: {error}\nPass --helpshort to see the flags.", file=sys.stderr)
+    except Exception as error:  # a configuration file is a program, and can fail like one
+        print(f"error: the configuration file failed: {type(error).__name__}: {error}", file=sys.stderr)
+    sys.exit(WRONG_FLAG)
+
+
+def _check_field(path: str) -> None:
+    if path not in configs.field_names():
+        raise configs.unknown_field(path)

@@ -18,7 +18,7 @@ import ml_collections
 from bdf_jax.errors import BdfError
 
 Dataset = Literal["sysu_mm01", "regdb", "llcm"]
-Arch = Literal["tiny", "resnet18", "resnet34", "resnet50"]
+Arch = Literal["tiny", "resnet18", "resnet34", "resnet50", "mobilenet_v2"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,6 +247,24 @@ class Config:
 def editable(config: Config) -> ml_collections.ConfigDict:
     """The form in which the command line overrides fields: what a config file's `get_config` returns."""
     return ml_collections.ConfigDict(dataclasses.asdict(config))
+
+
+def vary(config: Config, changes: Mapping[str, Any]) -> Config:
+    """A configuration that differs in a few fields: `vary(config, {"loss.mdl_pairs": "bi"})`.
+
+    Raises:
+      BdfError: unknown field, wrong type, impossible value.
+    """
+    values = to_dict(config)
+    for path, value in changes.items():
+        *sections, name = path.split(".")
+        section = values
+        for part in sections:
+            section = section.get(part, {})
+        if path not in field_names():
+            raise unknown_field(path)
+        section[name] = value
+    return from_dict(values)
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:

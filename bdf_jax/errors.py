@@ -7,3 +7,5 @@ class BdfError(Exception):
     The command line prints its message without a traceback and exits with a code other than 0; in a
     notebook it is an ordinary exception.
     """
+
+    exit_code = 1

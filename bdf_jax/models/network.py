@@ -13,13 +13,15 @@ import jax.numpy as jnp
 from bdf_jax.config import ModelConfig
 from bdf_jax.models.derivative import generators
 from bdf_jax.models.layers import BatchNorm
+from bdf_jax.models.mobilenet import FEATURES as MOBILENET_FEATURES
+from bdf_jax.models.mobilenet import MobileStage
 from bdf_jax.models.resnet import ARCHITECTURES, STAGES, Stage
 
 BASES = ("visible", "infrared")
 
 
 class Network(nn.Module):
-    """Generators, ResNet, pooling, BNNeck, classifier.
+    """Generators, backbone, pooling, BNNeck, classifier.
 
     Modalities are numbered 0 visible, 1 infrared, 2 and 3 their derivatives, so `modality % 2` is the base.
 
@@ -94,8 +96,10 @@ class Network(nn.Module):
         def run(x: jax.Array, present: tuple[int, ...], suffix: str) -> jax.Array:
             apart = present if self.config.bn == "per_modality" else None
             dtype = jnp.dtype(self.config.dtype)
-            module = Stage(self.config.arch, stage, apart, self.axis_name, dtype, name=STAGES[stage] + suffix)
-            return module(x, train=train)
+            name = STAGES[stage] + suffix
+            if self.config.arch == "mobilenet_v2":
+                return MobileStage(stage, apart, self.axis_name, dtype, name=name)(x, train=train)
+            return Stage(self.config.arch, stage, apart, self.axis_name, dtype, name=name)(x, train=train)
 
         if stage >= self.config.split_at:
             return run(x_NMHWC, modalities, "")
@@ -110,13 +114,21 @@ class Network(nn.Module):
 
 def feature_size(config: ModelConfig) -> int:
     """D: length of a feature vector."""
-    return ARCHITECTURES[config.arch].features * config.stripes
+    trunk = MOBILENET_FEATURES if config.arch == "mobilenet_v2" else ARCHITECTURES[config.arch].features
+    return trunk * config.stripes
 
 
-def init(network: Network, key: jax.Array, image_size: tuple[int, int]) -> Mapping[str, Any]:
-    """Fresh `params` and `batch_stats` for images of (height, width)."""
+def initial_variables(network: Network, seed: int, image_size: tuple[int, int]) -> Mapping[str, Any]:
+    """`params` and `batch_stats` before training: a function of the seed and of the weights to start from.
+
+    Args:
+      network: of any `axis_name`; its devices play no part here.
+      seed: of the random initialisation.
+      image_size: (height, width) in pixels.
+    """
+    alone = network.clone(axis_name=None)  # under pmap, statistics need an axis of devices that does not exist yet
     images = jnp.zeros((1, 2, *image_size, 3))
-    return jax.jit(lambda k: network.init(k, images, train=True))(key)
+    return jax.jit(lambda key: alone.init(key, images, train=True))(jax.random.key(seed))
 
 
 def _pool(module: nn.Module, x_NMHWC: jax.Array, config: ModelConfig) -> jax.Array:

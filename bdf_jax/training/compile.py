@@ -46,8 +46,8 @@ def compile_step(network: Network, optimiser: optax.GradientTransformation, conf
     pairs, devices = config.data.identities * config.data.images, jax.device_count()
     if pairs % devices:
         raise BdfError(
-            f"data.identities x data.images: a batch of {config.data.identities} x {config.data.images} = {pairs} pairs "
-            f"is not divisible by {devices} devices; change either, or use fewer devices"
+            f"data.identities x data.images: a batch of {config.data.identities} x {config.data.images} = {pairs} "
+            f"pairs is not divisible by {devices} devices; change either, or use fewer devices"
         )
     compiler = {"jit": _jit, "pmap": _pmap}[config.training.compiler]
     return compiler(network, functools.partial(train_step, optimiser=optimiser, config=config))

@@ -36,10 +36,7 @@ def schedule(config: OptimiserConfig, epochs: float, steps: int) -> optax.Schedu
 def make_optimiser(config: Config, steps: int) -> optax.GradientTransformation:
     """Adam or SGD with the L2 penalty inside the gradient, and a learning rate of its own for trunk and generators."""
     settings = config.optimiser
-    if settings.name == "adam":
-        direction = optax.scale_by_adam()
-    else:
-        direction = optax.trace(decay=0.9, nesterov=True)
+    direction = optax.scale_by_adam() if settings.name == "adam" else optax.trace(decay=0.9, nesterov=True)
     return optax.chain(
         optax.add_decayed_weights(settings.weight_decay),
         direction,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bdf_jax.models import Network, init
+from bdf_jax.models import Network, initial_variables
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -31,8 +31,7 @@ class TrainState(flax.struct.PyTreeNode):
 def initial_state(
     network: Network, optimiser: optax.GradientTransformation, seed: int, image_size: tuple[int, int]
 ) -> TrainState:
-    """The state before the first step: a function of the seed alone."""
-    # Under pmap the statistics of the whole batch need the devices' axis, which does not exist yet: initialise without.
-    variables = init(network.clone(axis_name=None), jax.random.key(seed), image_size)
+    """The state before the first step: a function of the seed and of the weights to start from."""
+    variables = initial_variables(network, seed, image_size)
     params = variables["params"]
     return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], optimiser.init(params))

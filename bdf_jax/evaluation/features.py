@@ -1,0 +1,117 @@
+"""Every image of a split through the network once: uint8 images in, feature vectors out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from tqdm import tqdm
+
+from bdf_jax.augment import normalise
+from bdf_jax.config import EvaluationConfig, ModelConfig
+from bdf_jax.data.dataset import Split
+from bdf_jax.data.index import INFRARED, VISIBLE
+from bdf_jax.data.loader import eval_batches
+from bdf_jax.models import Network
+
+Embed = Callable[[Mapping[str, Any], Any, int], jax.Array]
+
+
+def similarity_of(settings: EvaluationConfig) -> str:
+    """How `embed_split`'s features are compared: sum4 is a plain dot product, all others are cosines."""
+    return "dot" if settings.use == "sum4" else "cosine"
+
+
+def flags_of(settings: EvaluationConfig) -> dict[str, Any]:
+    """What every row of results says about its features."""
+    return {"feature": settings.feature, "use": settings.use, "flip_tta": settings.flip_tta}
+
+
+def make_embed(network: Network, settings: EvaluationConfig) -> Embed:
+    """The jitted embed step: (variables, images_NHWC uint8, modality) to (N, D') float32, running statistics.
+
+    `use` tells which images speak: the base (L2-normalised), its derivative, both in one vector (`concat`, D' = 2 D),
+    or `sum4`: the sum of the two normalised features, whose dot product is the sum of the four similarities
+    base-base, base-derivative, derivative-base, derivative-derivative.
+
+    References:
+      Zhang et al., ACM MM 2021, for the sum of similarity matrices.
+    """
+
+    def embed(variables: Mapping[str, Any], images_NHWC: jax.Array, modality: int) -> jax.Array:
+        def features(images: jax.Array) -> jax.Array:
+            outputs = network.apply(
+                variables, images[:, None], train=False, bases=(modality,), derive=settings.use != "base"
+            )
+            return outputs["embeddings" if settings.feature == "post_bn" else "features"]
+
+        images = normalise(images_NHWC)
+        features_NMD = features(images)
+        if settings.flip_tta:
+            features_NMD = (features_NMD + features(images[:, :, ::-1])) / 2
+        unit_NMD = features_NMD / jnp.maximum(jnp.linalg.norm(features_NMD, axis=-1, keepdims=True), 1e-12)
+        if settings.use == "concat":
+            return unit_NMD.reshape(len(unit_NMD), -1) / np.sqrt(unit_NMD.shape[1])
+        if settings.use == "sum4":
+            return unit_NMD.sum(axis=1)
+        return unit_NMD[:, -1]  # the derivative comes after its base
+
+    return jax.jit(embed, static_argnums=2)
+
+
+def embed_split(
+    network: Network,
+    variables: Mapping[str, Any],
+    split: Split,
+    *,
+    image_size: tuple[int, int],
+    settings: EvaluationConfig,
+    progress: bool = True,
+    description: str = "embedding",
+) -> np.ndarray:
+    """Features of all images of a split, shared out over this process's devices.
+
+    Args:
+      network: built for one device (`axis_name` None).
+      variables: `params` and `batch_stats`.
+      split: whose images are read once.
+      image_size: (height, width) in pixels.
+      settings: which feature, and the batch size, which is rounded up to a multiple of the devices.
+      progress: whether to draw a bar.
+      description: its label.
+
+    Returns:
+      (N, D') float32 in the order of `split.index`.
+    """
+    devices = jax.local_devices()
+    mesh = jax.make_mesh((len(devices),), ("images",), axis_types=(AxisType.Auto,), devices=devices)
+    replicated, shared_out = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("images"))
+    variables = jax.device_put(dict(variables), replicated)
+    batch_size = -(-settings.batch_size // len(devices)) * len(devices)
+    embed = make_embed(network, settings)
+
+    features_ND: np.ndarray | None = None
+    with tqdm(total=len(split), desc=description, unit="image", disable=not progress, leave=False) as bar:
+        for modality in (VISIBLE, INFRARED):
+            rows = np.flatnonzero(split.index.modalities == modality)
+            # Where the network treats both bases alike, one compiled program serves both.
+            program = modality if depends_on_modality(network.config, settings) else VISIBLE
+            for batch in eval_batches(split, image_size, batch_size, rows=rows):
+                images = jax.device_put(batch.images_NHWC, shared_out)
+                vectors_ND = np.asarray(embed(variables, images, program))[: batch.valid]
+                if features_ND is None:
+                    features_ND = np.empty((len(split), vectors_ND.shape[1]), np.float32)
+                features_ND[batch.rows_V] = vectors_ND
+                bar.update(batch.valid)
+    assert features_ND is not None, "a split has at least one image"
+    return features_ND
+
+
+def depends_on_modality(config: ModelConfig, settings: EvaluationConfig) -> bool:
+    """Whether visible and infrared images take different ways through the network."""
+    derivative_differs = settings.use != "base" and not config.generator.tied and config.generator.kind != "gray"
+    return config.split_at > 0 or config.bn == "per_modality" or derivative_differs

@@ -1,0 +1,140 @@
+"""Evaluation of a trained network: a work folder in, the rows of its data set's table out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from bdf_jax.checkpoints import Metadata, load_variables
+from bdf_jax.config import Config, DataConfig, EvaluationConfig
+from bdf_jax.data.dataset import Dataset, Split, open_dataset
+from bdf_jax.data.loader import eval_batches
+from bdf_jax.errors import BdfError
+
+from bdf_jax.evaluation.features import embed_split, flags_of, similarity_of
+from bdf_jax.evaluation.gallery import shipped_picks, tree_picks
+from bdf_jax.evaluation.harness import evaluate
+from bdf_jax.evaluation.protocols import Protocol, protocols_for
+from bdf_jax.evaluation.table import print_table
+from bdf_jax.models import Network, initial_variables
+
+
+def evaluate_workdir(
+    workdir: str | Path,
+    *,
+    step: int | None = None,
+    config: EvaluationConfig | None = None,
+    data: DataConfig | None = None,
+    dataset: Dataset | None = None,
+    console: Console | None = None,
+    **choice: Any,
+) -> list[dict[str, Any]]:
+    """Evaluates a checkpoint on its own data set and protocol, and prints the table.
+
+    Args:
+      workdir: of a training run, or one of its checkpoints.
+      step: which checkpoint; None: the best on the validation identities where there was validation, else the last.
+      config: the feature to compare; None: that of the run.
+      data: where the data lie now; None: where they lay during training.
+      dataset: the same data, opened already.
+      console: where the table is printed.
+      choice: `modes`, `shots`, `galleries`, `directions` of `protocols_for`, `rerank` of `evaluate`; by default
+        single-shot with the official galleries.
+
+    Returns:
+      The rows, as `evaluate.py --json` writes them.
+
+    Raises:
+      BdfError: no such checkpoint; data that are divided otherwise than those it was trained on.
+    """
+    metadata, variables, step = load_variables(workdir, step)
+    settings = config or metadata.config.evaluation
+    dataset = dataset or open_dataset(data or metadata.config.data)
+    _check_split(metadata, dataset, workdir)
+    rerank = choice.pop("rerank", False)
+    protocols = standard_protocols(dataset, **choice)
+
+    print(f"evaluating the checkpoint of step {step} on {len(dataset.test)} test images")
+    network = Network(metadata.config.model, metadata.num_classes)
+    size = metadata.config.data.image_size
+    flags = {"step": step, **flags_of(settings)}
+    features_ND = embed_split(network, variables, dataset.test, image_size=size, settings=settings)
+    similarity = similarity_of(settings)
+    rows = evaluate(
+        features_ND, dataset.test.index, protocols, model="trained", similarity=similarity, rerank=rerank, flags=flags
+    )
+    if settings.baselines:
+        rows += _baseline_rows(metadata, network, dataset, protocols, settings)
+    print_table(rows, console)
+    return rows
+
+
+def standard_protocols(dataset: Dataset, **choice: Any) -> list[Protocol]:
+    """The protocols of a data set's test split; by default single-shot with its first gallery family."""
+    choice.setdefault("shots", (1,) if dataset.name == "sysu_mm01" else None)
+    choice.setdefault("galleries", ("official",) if dataset.name == "sysu_mm01" else None)
+    picks = (tree_picks(dataset.root) or shipped_picks()) if dataset.name == "sysu_mm01" else None
+    return protocols_for(dataset.name, dataset.test.index, trial=dataset.trial, picks=picks, **choice)
+
+
+def validation_map(config: Config, variables: Mapping[str, Any], num_classes: int, dataset: Dataset) -> float:
+    """mAP, 0..1, of the official validation identities: all cameras, single-shot, ten galleries drawn at random."""
+    if dataset.val is None:
+        raise BdfError("the data set keeps no validation identities apart")
+    protocols = protocols_for(dataset.name, dataset.val.index, modes=("all",), shots=(1,), galleries=("agw",))
+    features_ND = embed_split(
+        Network(config.model, num_classes),
+        variables,
+        dataset.val,
+        image_size=config.data.image_size,
+        settings=config.evaluation,
+        description="validation",
+    )
+    rows = evaluate(features_ND, dataset.val.index, protocols, similarity=similarity_of(config.evaluation))
+    return rows[0]["mAP"] / 100
+
+
+def _check_split(metadata: Metadata, dataset: Dataset, workdir: str | Path) -> None:
+    if metadata.fingerprint == dataset.fingerprint:
+        return
+    trained = metadata.config.data
+    described = f"{trained.dataset} in {trained.root or 'the synthetic world'}"
+    if trained.dataset == "regdb":
+        described += f", trial {trained.trial}"
+    trial = "" if dataset.trial is None else f", trial {dataset.trial}"
+    raise BdfError(
+        f"{workdir}: trained on {described} (fingerprint {metadata.fingerprint[:12]}), but asked to evaluate on "
+        f"{dataset.name} in {dataset.root}{trial} (fingerprint {dataset.fingerprint[:12]}). A network that saw test "
+        "identities in training scores absurdly high; give the data and the trial of its training"
+    )
+
+
+def _baseline_rows(
+    metadata: Metadata, network: Network, dataset: Dataset, protocols: list[Protocol], settings: EvaluationConfig
+) -> list[dict[str, Any]]:
+    """What the trained network has to beat: itself before training, two features nobody learned, and chance."""
+    index, config = dataset.test.index, metadata.config
+    variables = initial_variables(network, config.training.seed, config.data.image_size)
+    untrained_ND = embed_split(
+        network,
+        variables,
+        dataset.test,
+        image_size=config.data.image_size,
+        settings=settings,
+        description="embedding, untrained",
+    )
+    flags = flags_of(settings)
+    rows = evaluate(untrained_ND, index, protocols, model="untrained", similarity=similarity_of(settings), flags=flags)
+    images = list(_decoded(dataset.test, config.data.image_size))
+    for model, features in (("edges", baselines.edge_features), ("raw_pixels", baselines.raw_pixel_features)):
+        rows += evaluate(np.concatenate([features(batch) for batch in images]), index, protocols, model=model)
+    return rows + baselines.chance_rows(index, protocols)
+
+
+def _decoded(split: Split, size: tuple[int, int]) -> Any:
+    for batch in eval_batches(split, size, 256):
+        yield batch.images_NHWC[: batch.valid]
