@@ -6,10 +6,16 @@ number of threads and processes, resuming needs only the step, and memory is bou
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
+import gc
+import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+import signal
+import threading
+import weakref
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -23,6 +29,7 @@ from bdf_jax.data.sampler import PKSampler, make_sampler
 from bdf_jax.errors import BdfError
 
 CHUNK = 8  # images a thread decodes at a time: long against the cost of handing them over
+GRACE_SECONDS = 60  # for which a decoding process goes on after SIGTERM
 
 
 class Batch(NamedTuple):
@@ -153,7 +160,7 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def _iterate(load: Any, start: int, stop: int, *, workers: int, prefetch: int) -> Iterator[Any]:
-    import grain  # a second and more: only who reads images pays for it
+    import grain
 
     if not flags.FLAGS.is_parsed():  # Grain reads its flags, also in a notebook or a test, where nobody parses any
         flags.FLAGS.mark_as_parsed()
@@ -162,23 +169,42 @@ def _iterate(load: Any, start: int, stop: int, *, workers: int, prefetch: int) -
         ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
         each = -(-prefetch // workers)
         processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=each)
-        iterator = iter(batches.to_iter_dataset(ahead).mp_prefetch(processes))
-    else:
-        # These threads only wait for the pool that decodes.
-        ahead = grain.ReadOptions(num_threads=min(prefetch, 16), prefetch_buffer_size=prefetch)
-        iterator = iter(batches.to_iter_dataset(ahead))
-    return _guarded(iterator)
+        generator = _from_processes(iter(batches.to_iter_dataset(ahead).mp_prefetch(processes, _start_worker)))
+        _close_at_exit()
+        _open.add(generator)
+        return generator
+    # These threads only wait for the pool that decodes.
+    ahead = grain.ReadOptions(num_threads=min(prefetch, 16), prefetch_buffer_size=prefetch)
+    return _from_threads(iter(batches.to_iter_dataset(ahead)))
 
 
-def _guarded(iterator: Any) -> Iterator[Any]:
+def _start_worker(number: int, count: int) -> None:
+    """Runs first in every decoding process, which must outlive a signal to the whole group, but not its parent."""
+    del number, count
+    parent = multiprocessing.parent_process()
+
+    def follow_parent() -> None:
+        parent.join()  # type: ignore[union-attr]
+        os._exit(1)
+
+    threading.Thread(target=follow_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent closes us
+    # Preemption: the parent still needs batches to finish its step and save.
+    signal.signal(signal.SIGTERM, lambda *_: threading.Timer(GRACE_SECONDS, os._exit, (1,)).start())
+
+
+def _from_threads(iterator: Any) -> Iterator[Any]:
     with contextlib.closing(iterator):
+        yield from iterator
+
+
+def _from_processes(iterator: Any) -> Generator[Any, None, None]:
+    try:
         while True:
             try:
                 batch = next(iterator)
             except StopIteration:
                 return
-            except BdfError:
-                raise
             except RuntimeError as error:
                 if "terminated unexpectedly" not in str(error):
                     raise
@@ -187,4 +213,28 @@ def _guarded(iterator: Any) -> Iterator[Any]:
                     "memory. Start the same command again to continue from the last checkpoint; "
                     "--config.data.workers=0 decodes in threads of one process and needs less memory."
                 ) from error
-            yield batch
+            # Out of the shared memory, which then is free again: what a caller holds at exit would be reported as leaked.
+            copied = type(batch)(*(np.array(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in batch))
+            del batch
+            yield copied
+    finally:
+        iterator.close()
+        del iterator
+        gc.collect()  # Grain's iterators refer to each other, and complain if the interpreter ends before them
+
+
+_open: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
+
+
+@functools.cache
+def _close_at_exit() -> None:
+    """Ends decoding processes whose iterator nobody closed: a loop left by an exception, say.
+
+    Registered after Grain was imported, so that it runs before the exit function of `multiprocessing`.
+    """
+
+    def close_all() -> None:
+        for generator in list(_open):
+            generator.close()
+
+    atexit.register(close_all)
