@@ -12,7 +12,7 @@ import numpy as np
 
 from bdf_jax.data.index import ImageIndex
 from bdf_jax.errors import BdfError
-from bdf_jax.evaluation import harness, statistics
+from bdf_jax.evaluation import baselines, harness, statistics
 from bdf_jax.evaluation.feature_file import load_features, some
 from bdf_jax.evaluation.protocols import Protocol, protocols_for, rules_for
 from bdf_jax.evaluation.ranking import Measured
@@ -78,7 +78,7 @@ def parse_shots(words: Iterable[str]) -> list[int]:
 
 def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
     """What a reader of the table must know beside the numbers."""
-    said = []
+    said = baselines.near_chance_notes(rows)
     if any(row.get("test_set") == "own" for row in rows):
         said.append(
             "these are not the images of the published test set: the numbers do not compare with published ones. "
@@ -138,10 +138,12 @@ def _measured_side(
 
 def _rows(side: _Side) -> list[dict[str, Any]]:
     trials = side.numbers if len(side.indices) > 1 else None
-    return [
+    rows = [
         harness.row(protocol, splits, model=side.model, flags=side.flags, trials=trials)
         for protocol, splits in zip(side.protocols, side.measured, strict=True)
     ]
+    baselines.add_chance(rows, side.indices[-1], side.protocols)
+    return rows
 
 
 def _paths(dataset: str, pattern: str, trial: int | None) -> tuple[list[int | None], list[Path]]:

@@ -80,13 +80,34 @@ def row(
       a JSON-ready dictionary. `R1_std` and so on: standard deviation over trials (n - 1; None for one trial).
       `R1_ci` and so on: 95 % bootstrap interval over queries. `queries` counts those with a match.
     """
-    numbers = list(protocol.trials if trials is None else trials)
-    trial_T6 = statistics.per_trial(splits)
-    mean_6 = trial_T6.mean(axis=0)
-    spread_6 = trial_T6.std(axis=0, ddof=1) if len(trial_T6) > 1 else [None] * 6
-    interval_62 = statistics.interval(statistics.bootstrap(splits))
-    names = statistics.METRICS
     queries = round(np.mean([m.valid_TQ.any(axis=0).sum() for m in splits]))
+    intervals = statistics.interval(statistics.bootstrap(splits)).tolist()
+    return labelled_row(
+        protocol,
+        model=model,
+        trials=protocol.trials if trials is None else trials,
+        queries=queries,
+        lost=round(np.mean([m.valid_TQ.shape[1] for m in splits])) - queries,
+        trial_T6=statistics.per_trial(splits),
+        intervals=intervals,
+        flags=flags,
+    )
+
+
+def labelled_row(
+    protocol: Protocol,
+    *,
+    model: str,
+    trials: Sequence[int],
+    queries: int,
+    lost: int,
+    trial_T6: np.ndarray,
+    intervals: Sequence[Sequence[float] | None] = (None,) * 6,
+    flags: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The keys that every row has, from percentages (trials, 6) in the order of `statistics.METRICS`."""
+    names = statistics.METRICS
+    spread_6 = trial_T6.std(axis=0, ddof=1).tolist() if len(trial_T6) > 1 else [None] * 6
     return {
         "dataset": protocol.dataset,
         "model": model,
@@ -94,17 +115,17 @@ def row(
         "shots": protocol.shots,
         "gallery": protocol.gallery,
         "direction": protocol.direction,
-        "trials": len(numbers),
+        "trials": len(trial_T6),
         "queries": queries,
-        "queries_without_match": round(np.mean([m.valid_TQ.shape[1] for m in splits])) - queries,
+        "queries_without_match": lost,
         "gallery_size": round(np.mean([len(rows) for rows in protocol.gallery_rows])),
-        **{name: float(value) for name, value in zip(names, mean_6, strict=True)},
-        **{f"{name}_std": None if s is None else float(s) for name, s in zip(names, spread_6, strict=True)},
-        **{f"{name}_ci": [float(low), float(high)] for name, (low, high) in zip(names, interval_62, strict=True)},
-        **flags,
+        **dict(zip(names, trial_T6.mean(axis=0).tolist(), strict=True)),
+        **dict(zip((f"{name}_std" for name in names), spread_6, strict=True)),
+        **dict(zip((f"{name}_ci" for name in names), intervals, strict=True)),
+        **(flags or {}),
         "per_trial": [
-            {"trial": number, **{name: float(value) for name, value in zip(names, values, strict=True)}}
-            for number, values in zip(numbers, trial_T6, strict=True)
+            {"trial": number, **dict(zip(names, values, strict=True))}
+            for number, values in zip(trials, trial_T6.tolist(), strict=True)
         ],
     }
 

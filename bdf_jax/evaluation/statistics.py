@@ -32,9 +32,14 @@ def per_trial(splits: Sequence[Measured]) -> np.ndarray:
     for measured in splits:
         valid_T = measured.valid_TQ.sum(axis=1)
         if not valid_T.all():
-            raise BdfError("no query has a match in the gallery: queries and gallery share no identity")
+            raise no_match()
         trials.append(np.stack([value_TQ.sum(axis=1) / valid_T for value_TQ in _values(measured)], axis=1))
     return 100 * np.concatenate(trials)
+
+
+def no_match() -> BdfError:
+    """The error for a trial of which nothing can be said."""
+    return BdfError("no query has a match in the gallery: queries and gallery share no identity that is not ignored")
 
 
 def bootstrap(splits: Sequence[Measured], *, samples: int = SAMPLES, seed: int = 0) -> np.ndarray:
