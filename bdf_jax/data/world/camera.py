@@ -69,19 +69,19 @@ def draw_camera(seed: int, place: Place) -> Camera:
     visible = place.band == "visible"
     return Camera(
         heading=float(rng.choice([0.0, 0.6, -0.6, np.pi, np.pi - 0.6, np.pi + 0.6])),
-        wander=rng.uniform(0.25, 0.5),
+        wander=rng.uniform(0.2, 0.4),
         pitch=rng.uniform(0.05, 0.3),
         perspective=rng.uniform(0.0, 0.25),
         light=(float(np.sin(angle)), float(np.cos(angle))),
         ambient=rng.uniform(0.45, 0.7) if place.band != "thermal" else 0.85,
-        gains_C=rng.uniform(0.8, 1.15, 3) if visible else np.ones(1),
+        gains_C=rng.uniform(0.88, 1.12, 3) if visible else np.ones(1),
         saturation=rng.uniform(0.55, 1.0),
-        exposure=rng.uniform(0.75, 1.2),
-        gamma=rng.uniform(0.75, 1.25),
+        exposure=rng.uniform(0.85, 1.2),
+        gamma=rng.uniform(0.8, 1.15),
         haze=rng.uniform(0.0, 0.1),
         falloff=rng.uniform(0.5, 1.0) if place.band == "nir" else rng.uniform(0.0, 0.2),
-        noise=rng.uniform(0.008, 0.02) if visible else rng.uniform(0.015, 0.035),
-        blur=rng.uniform(0.0025, 0.006) if place.band != "thermal" else rng.uniform(0.007, 0.011),
+        noise=rng.uniform(0.006, 0.016) if visible else rng.uniform(0.01, 0.022),
+        blur=rng.uniform(0.002, 0.005) if place.band != "thermal" else rng.uniform(0.007, 0.011),
         fill=rng.uniform(0.86, 0.94),
         quality=int(rng.integers(80, 93)),
     )
@@ -106,7 +106,9 @@ def develop(planes_CHW: np.ndarray, camera: Camera, scale: float, rng: np.random
     sigma = camera.blur * scale * rng.uniform(0.8, 1.4)
     if sigma > 0.2:
         planes_CHW = gaussian_filter1d(gaussian_filter1d(planes_CHW, sigma, 1, truncate=2.5), sigma, 2, truncate=2.5)
-    exposure = np.float32(camera.exposure * np.exp(rng.normal(0, 0.12)))
+    # Automatic exposure goes half of the way to a middle grey.
+    aim = (0.42 / max(float(planes_CHW.mean()), 0.05)) ** 0.5
+    exposure = np.float32(aim * camera.exposure * np.exp(rng.normal(0, 0.1)))
     planes_CHW = np.maximum(planes_CHW * exposure, 1e-4) ** np.float32(camera.gamma)
     planes_CHW = np.float32(camera.haze) + np.float32(1 - camera.haze) * planes_CHW
     planes_CHW = planes_CHW + np.float32(camera.noise) * rng.standard_normal(planes_CHW.shape, dtype=np.float32)

@@ -194,10 +194,10 @@ def _trunk(person: Person, drop: float, ease: float, top: float, bottom: float) 
     deep = body.depth
     keys = [
         (0.845, 0.030, 1.0),
-        (0.828, 0.048, 0.9),
-        (0.815, body.shoulder * 0.80, deep * 0.8),
-        (0.795, body.shoulder * 0.98, deep * 0.85),
-        (0.765, body.shoulder * 0.95, deep),
+        (0.832, body.shoulder * 0.42, 0.9),
+        (0.817, body.shoulder * 0.70, deep * 0.8),
+        (0.798, body.shoulder * 0.90, deep * 0.85),
+        (0.765, body.shoulder * 0.94, deep),
         (0.71, body.chest, deep + 0.08),
         (0.61, body.waist * (1 + 0.15 * body.belly), deep + 0.05 + 0.5 * body.belly),
         (0.53, body.hip, deep + 0.1),

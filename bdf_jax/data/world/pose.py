@@ -80,7 +80,7 @@ def _leg(body: Body, side: int, phase: float, stride: float, upper: float, lower
 def _arm(body: Body, side: int, phase: float, stride: float, drop: float, held: bool) -> Arm:
     swing = 0.75 * stride * np.sin(phase)
     bend = 1.7 if held else 0.2 + 0.5 * stride * (1 + np.sin(phase))
-    shoulder = (side * body.shoulder * 0.9, 0.795 - drop, 0.0)
+    shoulder = (side * body.shoulder * 0.84, 0.79 - drop, 0.0)
     upper, lower = 0.165, 0.185
     spread = 0.16 + 0.35 * max(0.0, body.waist - 0.075)
     elbow = (

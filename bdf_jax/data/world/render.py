@@ -65,8 +65,8 @@ def render(
     else:
         heading += rng.normal(0, 0.3)
     pitch = max(camera.pitch + rng.normal(0, 0.03), 0.0)
-    scale = height * min(camera.fill * np.exp(rng.normal(0, 0.04)), 1.08)
-    feet = (width * (0.5 + rng.normal(0, 0.045)), height * (0.5 + rng.normal(0, 0.018)) + 0.485 * scale)
+    scale = height * min(camera.fill * np.exp(rng.normal(0, 0.03)), 1.06)
+    feet = (width * (0.5 + rng.normal(0, 0.04)), height * (0.5 + rng.normal(0, 0.014)) + 0.485 * scale)
     folds = _folds(size)
     top, left = int(rng.integers(height)), int(rng.integers(width))
     view = View(
@@ -98,7 +98,7 @@ def _background(
     sheet_CHW = scene.backdrop(seed, place.scene, place.band, place.indoor, size, correlation)
     top = int(rng.integers(sheet_CHW.shape[1] - size[0] + 1))
     left = int(rng.integers(sheet_CHW.shape[2] - size[1] + 1))
-    reach = 1 - 0.6 * camera.falloff * rng.uniform(0.6, 1.0) if place.band == "nir" else rng.uniform(0.8, 1.15)
+    reach = 1 - 0.75 * camera.falloff * rng.uniform(0.6, 1.0) if place.band == "nir" else rng.uniform(0.6, 1.3)
     return sheet_CHW[:, top : top + size[0], left : left + size[1]] * np.float32(reach)
 
 
@@ -130,10 +130,12 @@ def _occlude(view: View, correlation: float, rng: np.random.Generator) -> None:
 
 
 def _lamp(planes_CHW: np.ndarray, camera: Camera, rng: np.random.Generator) -> None:
-    """The bright middle of a picture lit from the camera, or a lens that darkens its corners."""
+    """Uneven light: from one side, and brighter in the middle where it comes from the camera."""
     height, width = planes_CHW.shape[1:]
     y_H1 = np.linspace(-1, 1, height, dtype=np.float32)[:, None] - np.float32(rng.normal(0, 0.25))
     x_1W = np.linspace(-0.5, 0.5, width, dtype=np.float32)[None, :] - np.float32(rng.normal(0, 0.15))
+    slope_y, slope_x = rng.normal(0, 0.3), rng.normal(0, 0.5)  # the side the lamps of a room or the sun are on
+    planes_CHW *= np.exp(np.float32(slope_y) * y_H1) * np.exp(np.float32(slope_x) * x_1W)
     planes_CHW *= 1 / (1 + np.float32(0.8 * camera.falloff) * (y_H1 * y_H1 + x_1W * x_1W))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 import numpy as np
+from scipy.ndimage import gaussian_filter1d
 
 from bdf_jax.data.world import shapes
 from bdf_jax.data.world.materials import CHANNELS, Band, reflectance
@@ -42,7 +43,11 @@ def backdrop(
     planes_CHW = np.zeros((5, height, width), np.float32)
     (_indoors if indoor else _outdoors)(planes_CHW, height, width, correlation, rng)
     texture_HW = smooth_noise((height, width), (26, 90), rng) + smooth_noise((height, width), (80, 260), rng)
-    seen_CHW = planes_CHW[CHANNELS[band]] * (1 + 0.045 * texture_HW)
+    seen_CHW = planes_CHW[CHANNELS[band]]
+    # Behind the person's plane of focus: softer and with less contrast.
+    seen_CHW = seen_CHW + 0.35 * (seen_CHW.mean((1, 2), keepdims=True) - seen_CHW)
+    blur = 0.006 * size[0]
+    seen_CHW = gaussian_filter1d(gaussian_filter1d(seen_CHW, blur, 1), blur, 2) * (1 + 0.03 * texture_HW)
     return np.ascontiguousarray(np.clip(seen_CHW, 0.01, 1), dtype=np.float32)
 
 
