@@ -108,26 +108,24 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
 def _check_archive(archive: zipfile.ZipFile, size: int) -> str:
     """The folder in which `torch.save` put everything. Nothing is ever extracted to a disk."""
     entries = archive.infolist()
-    for entry in entries:
-        name = entry.filename
+    names = Counter(entry.filename for entry in entries)
+    for name, count in names.items():
         if name.startswith("/") or "\\" in name or ":" in name or ".." in name.split("/"):
             raise Refused(f"the archive has an entry {printable(name)} that leads out of it; torch.save writes none")
-        if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
-            raise Refused(
-                f"the entry {printable(name)} is compressed or encrypted; torch.save stores entries as they are"
-            )
-    repeated = [name for name, count in Counter(entry.filename for entry in entries).items() if count > 1]
-    if repeated:
-        raise Refused(f"the archive has the entry {printable(repeated[0])} more than once")
-    if sum(entry.file_size for entry in entries) > size:
-        raise Refused(f"the archive claims more bytes of contents than the file's own {size}")
-    names = {entry.filename for entry in entries}
+        if count > 1:
+            raise Refused(f"the archive has the entry {printable(name)} {count} times")
     roots = [name.removesuffix("/data.pkl") for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)]
     if len(roots) != 1:
         raise Refused("a zip archive, but not one of torch.save (no FOLDER/data.pkl)")
     root = roots[0]
     if f"{root}/constants.pkl" in names:
         raise Refused("a TorchScript program; save its weights instead: torch.save(model.state_dict(), FILE)")
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
+            raise Refused(f"{printable(entry.filename)} in it is compressed or encrypted; torch.save does neither")
+    claimed = sum(entry.file_size for entry in entries)
+    if claimed > size:
+        raise Refused(f"the archive claims {claimed} bytes of contents, the file has {size}")
     if f"{root}/byteorder" in names and archive.read(f"{root}/byteorder") != b"little":
         raise Refused("written on a big-endian machine, which is not supported")
     return root
