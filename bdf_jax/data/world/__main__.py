@@ -22,7 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to make")
     parser.add_argument("--train-ids", type=int, metavar="N", help="identities to train on")
     parser.add_argument("--test-ids", type=int, metavar="N", help="identities to evaluate on")
-    parser.add_argument("--val-ids", type=int, metavar="N", help="SYSU-MM01: how many of the training identities validate")
+    parser.add_argument(
+        "--val-ids", type=int, metavar="N", help="SYSU-MM01: how many of the training identities validate"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="another seed, another world")
     parser.add_argument("--images", type=int, metavar="N", help="images of an identity in each camera (4; RegDB: 10)")
     parser.add_argument("--height", type=int, default=128, metavar="PIXELS")

@@ -2,114 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
 from bdf_jax.data.world import shapes
-from bdf_jax.data.world.materials import Fabric, pattern_cover
+from bdf_jax.data.world.materials import Fabric
 from bdf_jax.data.world.person import Person, Upper
-from bdf_jax.data.world.pose import Arm, Joint, Leg, Pose
+from bdf_jax.data.world.pose import Arm, Leg, Pose
+from bdf_jax.data.world.view import View
 
 WRIST = 0.93  # share of the arm a full sleeve covers
-
-
-@dataclasses.dataclass(frozen=True)
-class View:
-    """How a camera sees a person.
-
-    Attributes:
-      planes_CHW: float32, the picture that is painted into.
-      channels: which of a fabric's five numbers the camera sees.
-      feet: pixel of the ground point between the feet.
-      scale: pixels in a body height.
-      yaw: radians the person is turned; 0 faces the camera, pi walks away.
-      pitch: radians the camera looks down.
-      perspective: how much wider things get from ground to crown.
-      light: unit vector to the light, (x, z) towards the camera.
-      ambient: share of light that comes from everywhere.
-      folds_HW: float32 around 1, the creases of clothes.
-    """
-
-    planes_CHW: np.ndarray
-    channels: slice
-    feet: tuple[float, float]
-    scale: float
-    yaw: float
-    pitch: float
-    perspective: float
-    light: tuple[float, float]
-    ambient: float
-    folds_HW: np.ndarray
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of the picture."""
-        return self.planes_CHW.shape[1], self.planes_CHW.shape[2]
-
-    def toward(self, joint: Joint) -> float:
-        """How far a point is in front of the person's axis, seen from the camera; body heights."""
-        x, _, z = joint
-        return z * float(np.cos(self.yaw)) - x * float(np.sin(self.yaw))
-
-    def project(self, joint: Joint) -> shapes.Point:
-        """The pixel (x, y) of a body point."""
-        x, y, z = joint
-        across = (x * float(np.cos(self.yaw)) + z * float(np.sin(self.yaw))) * self.widen(y)
-        up = y * float(np.cos(self.pitch)) - self.toward(joint) * float(np.sin(self.pitch))
-        return self.feet[0] + self.scale * across, self.feet[1] - self.scale * up
-
-    def widen(self, y: float) -> float:
-        """Scale of widths at a body height."""
-        return 1 + self.perspective * (y - 0.5)
-
-    def apparent(self, half: float, depth: float, y: float) -> float:
-        """Half width in pixels of a trunk of half width `half` and depth / width `depth`."""
-        across = np.hypot(half * np.cos(self.yaw), half * depth * np.sin(self.yaw))
-        return float(across) * self.scale * self.widen(y)
-
-    def paint(
-        self, patch: shapes.Patch | None, fabric: Fabric, height_HW: np.ndarray | None = None, mask: object = None
-    ) -> None:
-        """Lays a fabric over the picture where `patch` covers it.
-
-        Args:
-          patch: the shape; None (outside the picture) paints nothing.
-          fabric: the material.
-          height_HW: height of the surface points for the pattern, body heights; None: no pattern.
-          mask: (H, W) further share of cover, or None.
-        """
-        if patch is None:
-            return
-        colour_CHW = fabric.base_C[self.channels, None, None]
-        if fabric.pattern != "plain" and height_HW is not None:
-            over_HW = pattern_cover(fabric, self.azimuth(patch), height_HW, 1 / self.scale)
-            colour_CHW = colour_CHW + over_HW * (fabric.over_C - fabric.base_C)[self.channels, None, None]
-        facing_HW = np.sqrt(1 - patch.side_HW * patch.side_HW)
-        lit_HW = np.maximum(patch.side_HW * np.float32(self.light[0]) + facing_HW * np.float32(self.light[1]), 0)
-        shade_HW = np.float32(self.ambient) + np.float32(1 - self.ambient) * lit_HW
-        shade_HW *= self.folds_HW[patch.rows, patch.cols]
-        cover_HW = patch.cover_HW if mask is None else patch.cover_HW * mask
-        target_CHW = self.planes_CHW[:, patch.rows, patch.cols]
-        target_CHW += cover_HW * (colour_CHW * shade_HW - target_CHW)
-
-    def azimuth(self, patch: shapes.Patch) -> np.ndarray:
-        """Radians around the body of the surface points of an upright shape, 0 in front."""
-        return np.arcsin(patch.side_HW) - np.float32(self.yaw)
-
-    def height(self, patch: shapes.Patch) -> np.ndarray:
-        """Body height of the rows of an upright shape."""
-        return (np.float32(self.feet[1]) - patch.along_HW) / np.float32(self.scale * np.cos(self.pitch))
-
-    def column(self, profile: list[tuple[float, float, float]], shift: Joint = (0.0, 0.0, 0.0)) -> shapes.Patch | None:
-        """An upright shape from (height, half width, depth / width), top first, its axis moved by `shift`."""
-        points = [self.project((shift[0], y, shift[2])) for y, _, _ in profile]
-        return shapes.tube(
-            self.size,
-            np.array([y for _, y in points]),
-            np.array([x for x, _ in points]),
-            np.array([self.apparent(half, depth, y) for y, half, depth in profile]),
-        )
 
 
 def paint_person(view: View, person: Person, pose: Pose) -> None:
@@ -159,7 +60,9 @@ def _leg(view: View, person: Person, leg: Leg) -> None:
     view.paint(shapes.limb(view.size, ankle, toe, (0.021 * view.scale, 0.017 * view.scale)), person.shoes)
     if person.boots:
         shaft = _between(ankle, knee, min(1.0, person.boots / max(leg.knee[1] - leg.ankle[1], 0.05)))
-        view.paint(shapes.limb(view.size, ankle, shaft, (radii[2] * 1.15, radii[1] * 1.1), round_end=False), person.shoes)
+        view.paint(
+            shapes.limb(view.size, ankle, shaft, (radii[2] * 1.15, radii[1] * 1.1), round_end=False), person.shoes
+        )
     if lower.kind == "skirt":
         return
     # The hem cuts the leg where the straight leg would reach its height.
@@ -300,7 +203,9 @@ def _head(view: View, person: Person, pose: Pose) -> None:
     neck = [view.project((0.0, y - pose.drop, 0.0)) for y in (0.87, 0.825)]
     view.paint(shapes.limb(view.size, neck[0], neck[1], (0.028 * view.scale, 0.033 * view.scale)), person.skin)
     if person.scarf is not None:
-        patch = shapes.box(view.size, view.project((0.0, 0.838 - pose.drop, 0.01)), (0.05 * view.scale, 0.02 * view.scale), 3)
+        patch = shapes.box(
+            view.size, view.project((0.0, 0.838 - pose.drop, 0.01)), (0.05 * view.scale, 0.02 * view.scale), 3
+        )
         view.paint(patch, person.scarf)
     centre = view.project((0.0, middle, 0.008))
     radii = (half * 0.74 * view.scale * view.widen(middle), half * view.scale)
@@ -341,7 +246,12 @@ def _hair_behind(view: View, person: Person, pose: Pose) -> None:
     hair, half = person.hair, person.body.head
     if hair.style in ("bob", "long"):
         wide = half * 0.74
-        keys = [(0.985, wide * 0.6, 1.0), (0.95, wide * 1.08, 0.9), (0.9, wide * 1.22, 0.8), (hair.tips + 0.02, wide * 1.25, 0.6)]
+        keys = [
+            (0.985, wide * 0.6, 1.0),
+            (0.95, wide * 1.08, 0.9),
+            (0.9, wide * 1.22, 0.8),
+            (hair.tips + 0.02, wide * 1.25, 0.6),
+        ]
         keys = [key for key in keys if key[0] > hair.tips] + [(hair.tips, wide * 0.95, 0.6)]
         view.paint(view.column([(y - pose.drop, w, d) for y, w, d in keys], (0.0, 0.0, -0.02)), hair.fabric)
     elif hair.style == "ponytail":

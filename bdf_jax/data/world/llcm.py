@@ -15,7 +15,8 @@ CAMERAS = 9
 VISITED = 4  # cameras an identity of the small geometry passes
 INDOOR = (2, 5, 8)
 NOT_INFRARED = 3
-# Images of the real data set by (split, folder): 46,767 in all (Zhang and Wang, CVPR 2023, table 1).
+# Images of the real data set by (split, folder) as papers state them; how they spread over identities and cameras
+# is drawn.
 TOTALS = {("train", "vis"): 16946, ("train", "nir"): 13975, ("test", "vis"): 8680, ("test", "nir"): 7166}
 
 

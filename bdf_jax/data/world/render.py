@@ -9,10 +9,11 @@ import numpy as np
 
 from bdf_jax.data.world import scene, shapes
 from bdf_jax.data.world.camera import Camera, Place, develop, draw_camera
-from bdf_jax.data.world.figure import View, paint_person
+from bdf_jax.data.world.figure import paint_person
 from bdf_jax.data.world.materials import BANDS, CHANNELS, Band, cloth_colour, plain
 from bdf_jax.data.world.person import draw_person
 from bdf_jax.data.world.pose import walk
+from bdf_jax.data.world.view import View
 
 IMAGE_STREAM = 4  # first word after the seed of the random stream of pictures
 FOLDS_STREAM = 5

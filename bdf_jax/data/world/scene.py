@@ -28,9 +28,7 @@ def smooth_noise(size: tuple[int, int], cells: tuple[int, int], rng: np.random.G
 
 
 @functools.lru_cache(maxsize=32)
-def backdrop(
-    seed: int, scene: int, band: Band, indoor: bool, size: tuple[int, int], correlation: float
-) -> np.ndarray:
+def backdrop(seed: int, scene: int, band: Band, indoor: bool, size: tuple[int, int], correlation: float) -> np.ndarray:
     """The place `scene` as one band sees it.
 
     Cameras of one place share its furniture whatever their band.
@@ -64,9 +62,7 @@ def _material(
     return reflectance(np.clip(rgb, 0.02, 1), rng.uniform(*warmth), correlation, rng)
 
 
-def _floor(
-    planes_CHW: np.ndarray, horizon: float, near_C: np.ndarray, far_C: np.ndarray
-) -> None:
+def _floor(planes_CHW: np.ndarray, horizon: float, near_C: np.ndarray, far_C: np.ndarray) -> None:
     height = planes_CHW.shape[1]
     share_H = np.clip((np.arange(height, dtype=np.float32) - horizon) / max(height - horizon, 1), 0, 1)
     floor_CH = far_C[:, None] + share_H * (near_C - far_C)[:, None]
@@ -90,7 +86,11 @@ def _indoors(planes_CHW: np.ndarray, height: int, width: int, correlation: float
             _lay(planes_CHW, shapes.box(size, (x, horizon * 0.56), (half, horizon * 0.44)), colour_C)
         elif kind == 1:  # poster
             place = (x, horizon * rng.uniform(0.2, 0.6))
-            _lay(planes_CHW, shapes.box(size, place, (unit * rng.uniform(0.05, 0.14), unit * rng.uniform(0.06, 0.14))), colour_C)
+            _lay(
+                planes_CHW,
+                shapes.box(size, place, (unit * rng.uniform(0.05, 0.14), unit * rng.uniform(0.06, 0.14))),
+                colour_C,
+            )
         elif kind == 2:  # window or lit panel
             place = (x, horizon * rng.uniform(0.15, 0.45))
             halves = (unit * rng.uniform(0.1, 0.25), unit * rng.uniform(0.08, 0.2))
@@ -150,4 +150,8 @@ def _outdoors(planes_CHW: np.ndarray, height: int, width: int, correlation: floa
     for _ in range(4):  # parked cars
         x, paint_C = rng.uniform(0, width), _material(rng, correlation, (0.05, 0.9), 0.6, (0.15, 0.6))
         _lay(planes_CHW, shapes.box(size, (x, kerb - unit * 0.06), (unit * 0.24, unit * 0.07), unit * 0.04), paint_C)
-        _lay(planes_CHW, shapes.box(size, (x, kerb - unit * 0.14), (unit * 0.14, unit * 0.06), unit * 0.04), paint_C * 0.5)
+        _lay(
+            planes_CHW,
+            shapes.box(size, (x, kerb - unit * 0.14), (unit * 0.14, unit * 0.06), unit * 0.04),
+            paint_C * 0.5,
+        )

@@ -124,9 +124,7 @@ def box(size: tuple[int, int], centre: Point, halves: tuple[float, float], radiu
     x_1W = x_1W - np.float32(x0)
     dx_1W = np.abs(x_1W) - np.float32(hx - radius)
     dy_H1 = np.abs(y_H1 - np.float32(y0)) - np.float32(hy - radius)
-    corner_HW = np.sqrt(np.maximum(dx_1W, 0) ** 2 + np.maximum(dy_H1, 0) ** 2) + np.minimum(
-        np.maximum(dx_1W, dy_H1), 0
-    )
+    corner_HW = np.sqrt(np.maximum(dx_1W, 0) ** 2 + np.maximum(dy_H1, 0) ** 2) + np.minimum(np.maximum(dx_1W, dy_H1), 0)
     cover_HW = np.clip(np.float32(radius) - corner_HW + 0.5, 0, 1)
     side_HW = np.broadcast_to(np.clip(x_1W / np.float32(hx), -1, 1), cover_HW.shape)
     return Patch(rows, cols, cover_HW, side_HW, np.broadcast_to(y_H1, cover_HW.shape))

@@ -114,15 +114,17 @@ def _is_complete(root: Path, spec: WorldSpec) -> bool:
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     try:
-        found = json.loads((root / RECORD).read_text())
-    except (OSError, ValueError):
+        found = dict(json.loads((root / RECORD).read_text()))
+    except (OSError, ValueError, TypeError):
         raise BdfError(
             f"{root}: expected nothing or a world written earlier ({RECORD}), found other content; name another folder"
         ) from None
     wanted = json.loads(json.dumps(dataclasses.asdict(spec)))
     if found == wanted:
         return True
-    differs = [f"{key} {found.get(key)!r} instead of {value!r}" for key, value in wanted.items() if found.get(key) != value]
+    differs = [
+        f"{key} {found.get(key)!r} instead of {value!r}" for key, value in wanted.items() if found.get(key) != value
+    ]
     raise BdfError(f"{root}: holds another world, with {', '.join(differs)}; name another folder or delete this one")
 
 
@@ -173,7 +175,8 @@ def _write_images(spec: WorldSpec, plan: Plan, root: Path, workers: int, report:
     with contextlib.ExitStack() as stack:
         processes = [stack.enter_context(_process(spec, root, share, shares)) for share in range(shares)]
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(shares))
-        stack.callback(lambda: [process.terminate() for process in processes])
+        for process in processes:
+            stack.callback(process.terminate)  # leaving early (Ctrl-C, a full disk) ends them all
         for done in concurrent.futures.as_completed([pool.submit(_follow, process, report) for process in processes]):
             done.result()
 
