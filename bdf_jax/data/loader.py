@@ -213,7 +213,7 @@ def _from_processes(iterator: Any) -> Generator[Any, None, None]:
                     "memory. Start the same command again to continue from the last checkpoint; "
                     "--config.data.workers=0 decodes in threads of one process and needs less memory."
                 ) from error
-            # Out of the shared memory, which then is free again: what a caller holds at exit would be reported as leaked.
+            # Out of the shared memory, which is free again then; what a caller holds at exit is reported as leaked.
             copied = type(batch)(*(np.array(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in batch))
             del batch
             yield copied

@@ -44,7 +44,7 @@ class Records:
         self._parse: Any = None
         self._lock = threading.Lock()
         try:
-            with np.load(folder / INDEX, allow_pickle=False) as stored:
+            with open(folder / INDEX, "rb") as file, np.load(file, allow_pickle=False) as stored:
                 self._parts = [str(part) for part, n in zip(stored["parts"], stored["lengths"], strict=True) if n > 0]
                 self.index = ImageIndex(stored["names"], stored["pids"], stored["cams"], stored["modalities"])
         except Exception as error:  # a damaged zip file raises many types

@@ -127,9 +127,15 @@ def resolve_root(layout: Layout, root: str | os.PathLike[str], layouts: Sequence
     )
 
 
+def entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
+    """What a folder holds, sorted by name."""
+    with os.scandir(folder) as found:
+        return sorted(found, key=lambda entry: entry.name)
+
+
 def listing(folder: Path, limit: int = 12) -> str:
     """The entries of a folder in words."""
-    names = sorted(entry.name + "/" * entry.is_dir() for entry in os.scandir(folder))
+    names = [entry.name + "/" * entry.is_dir() for entry in entries(folder)]
     if not names:
         return "an empty folder"
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
@@ -191,7 +197,7 @@ def read_lines(layout: Layout, root: Path, name: str, folder: str) -> list[tuple
             continue
         path, _, label = line.strip().rpartition(" ")
         parts = path.strip().split("/")
-        if len(parts) != 3 or parts[0] != folder or not parts[1].isdigit() or not label.isdigit():
+        if len(parts) != 3 or parts[0] != folder or not parts[1].isdecimal() or not label.isdecimal():
             raise BdfError(
                 f"{root / name}, line {number}: expected '{folder}/<identity>/<image> <label>', found {line[:80]!r}. "
                 "Restore the file from the published archive."
@@ -208,13 +214,13 @@ def walk_identities(
     root: Path, folder: str, cam: int, modality: int, pids: set[int] | None = None
 ) -> Iterator[ImageFile]:
     """Images of `folder`/<identity>/ in any order; of all identities or of `pids`."""
-    for entry in os.scandir(root / folder):
+    for entry in entries(root / folder):
         if not (entry.name.isascii() and entry.name.isdigit() and entry.is_dir()):
             continue
         pid = int(entry.name)
         if pids is not None and pid not in pids:
             continue
-        for image in os.scandir(entry.path):
+        for image in entries(entry.path):
             # macOS archives carry a "._0001.jpg" beside 0001.jpg that is no image.
             if image.name.startswith(".") or not image.name.lower().endswith(IMAGE_SUFFIXES):
                 continue
@@ -285,7 +291,7 @@ def _index(files: list[ImageFile]) -> ImageIndex:
 
 def _near(folder: Path) -> str:
     parent = next(path for path in folder.parents if path.is_dir())
-    names = [entry.name for entry in os.scandir(parent) if entry.is_dir()]
+    names = [entry.name for entry in entries(parent) if entry.is_dir()]
     wanted = folder.relative_to(parent).parts[0]
     near = difflib.get_close_matches(wanted.lower(), {name.lower(): name for name in names}, n=1)
     match = next((name for name in names if near and name.lower() == near[0]), None)
@@ -301,12 +307,9 @@ def _suggest(layout: Layout, folder: Path, layouts: Sequence[Layout]) -> str:
     for parent in list(folder.parents)[:3]:
         if all((parent / name).is_dir() for name in layout.folders):
             return f"Did you mean {parent}?"
-    children = [Path(entry.path) for entry in os.scandir(folder) if entry.is_dir()]
-    for child in sorted(children)[:100]:
-        if layout.fits(child):
-            return f"Did you mean {child}?"
-    for child in sorted(children)[:20]:
-        for grandchild in sorted(Path(entry.path) for entry in os.scandir(child) if entry.is_dir())[:100]:
-            if layout.fits(grandchild):
-                return f"Did you mean {grandchild}?"
+    children = [Path(entry.path) for entry in entries(folder)[:100] if entry.is_dir()]
+    below = [Path(entry.path) for child in children[:20] for entry in entries(child)[:100] if entry.is_dir()]
+    for candidate in (*children, *below):
+        if layout.fits(candidate):
+            return f"Did you mean {candidate}?"
     return ""
