@@ -64,6 +64,6 @@ def test_exif_rotation_is_not_applied():
     ],
 )
 def test_what_cannot_be_decoded_is_named(encoded, reason):
-    with pytest.raises(BdfError, match="cam1/0001/0003.jpg.*") as caught:
+    with pytest.raises(BdfError, match=r"cam1/0001/0003.jpg.*") as caught:
         decode(encoded, "cam1/0001/0003.jpg", (8, 8))
     assert reason in str(caught.value)

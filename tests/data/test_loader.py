@@ -126,7 +126,7 @@ def test_evaluation_of_chosen_rows(dataset, workers):
 
 
 def test_too_many_identities_is_said_before_anything_is_read(dataset, prepared):
-    with pytest.raises(BdfError, match="P = 8 .* has 7"):
+    with pytest.raises(BdfError, match=r"P = 8 .* has 7"):
         train_batches(dataset.train, prepared(identities=8), seed=0, start=0, stop=1)
 
 

@@ -139,7 +139,7 @@ def test_every_bad_image_is_named_and_nothing_is_kept(sysu, tmp_path):
 def test_an_image_that_vanishes_meanwhile(sysu, tmp_path):
     tree = read_tree("sysu_mm01", sysu)
     (sysu / "cam1/0001/0001.jpg").unlink()
-    with pytest.raises(BdfError, match="the tree changed meanwhile. Run again"):
+    with pytest.raises(BdfError, match=r"the tree changed meanwhile. Run again"):
         prepare(tree, tmp_path / "dir", progress=False)
 
 
@@ -177,7 +177,7 @@ def test_two_processes_prepare_at_once(sysu, tmp_path):
 def test_a_disk_that_is_too_small_is_seen_beforehand(sysu, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(prepare_module.shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(BdfError, match="no space left .* 1 MiB needed, 0 MiB free.*--config.data.dir"):
+    with pytest.raises(BdfError, match=r"no space left .* 1 MiB needed, 0 MiB free.*--config.data.dir"):
         prepare(read_tree("sysu_mm01", sysu), tmp_path / "dir", progress=False)
 
 
@@ -197,13 +197,13 @@ def test_a_disk_that_fills_up_while_writing(sysu, tmp_path):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written(sysu, tmp_path):
     (tmp_path / "dir").mkdir(mode=0o500)
-    with pytest.raises(BdfError, match="data.dir: cannot write .*--config.data.dir"):
+    with pytest.raises(BdfError, match=r"data.dir: cannot write .*--config.data.dir"):
         prepare(read_tree("sysu_mm01", sysu), tmp_path / "dir", progress=False)
 
 
 def test_a_file_where_the_folder_should_be(sysu, tmp_path):
     (tmp_path / "dir").write_text("")
-    with pytest.raises(BdfError, match="data.dir: cannot write .*--config.data.dir"):
+    with pytest.raises(BdfError, match=r"data.dir: cannot write .*--config.data.dir"):
         prepare(read_tree("sysu_mm01", sysu), tmp_path / "dir", progress=False)
 
 
@@ -229,7 +229,7 @@ def test_the_command_prints_errors_without_a_traceback(tmp_path):
 # Damage after preparation.
 
 
-def damage(folder: Path, change) -> None:  # noqa: ANN001
+def damage(folder: Path, change) -> None:
     for path in folder.glob("*.array_record*"):
         path.write_bytes(change(path.read_bytes()))
 
@@ -248,10 +248,9 @@ def test_damaged_records_name_an_image_and_what_to_do(sysu, tmp_path, change):
     tree = read_tree("sysu_mm01", sysu)
     folder = prepare(tree, tmp_path, progress=False)
     damage(folder, change)
+    records = Records(folder, tree.root)
     with pytest.raises(BdfError) as caught:
-        records = Records(folder, tree.root)
-        for position in range(len(records.index)):
-            records.encoded(position)
+        [records.encoded(position) for position in range(len(records.index))]
     assert str(folder) in str(caught.value)
     assert str(sysu / "cam") in str(caught.value)
     assert "Delete that folder" in str(caught.value)
@@ -291,7 +290,7 @@ def visible_files(home: Path) -> list[Path]:
     )
 
 
-def wait_for(condition, process: subprocess.Popen, seconds: float = 30) -> None:  # noqa: ANN001
+def wait_for(condition, process: subprocess.Popen, seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, "the process ended before it could be interrupted"

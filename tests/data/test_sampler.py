@@ -75,7 +75,7 @@ def test_identities_and_images_are_drawn_uniformly():
 
 
 def test_more_identities_than_there_are():
-    with pytest.raises(BdfError, match="P = 6 .* has 5.*--config.data.identities to at most 5"):
+    with pytest.raises(BdfError, match=r"P = 6 .* has 5.*--config.data.identities to at most 5"):
         make_sampler(make_index(), 6, 2)
     make_sampler(make_index(), 5, 2)
 
