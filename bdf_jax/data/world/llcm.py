@@ -39,7 +39,7 @@ def plan(spec: WorldSpec) -> Plan:
             shots += listed
     files["idx/test_id.txt"] = (",".join(str(pid) for pid in identity_numbers(spec)[1]) + "\n").encode()
     folders = tuple(f"test_{folder}/cam{cam}" for folder in ("vis", "nir") for cam in range(1, CAMERAS + 1))
-    return Plan(sorted(shots, key=lambda shot: shot.pid), files, folders)
+    return Plan(sorted(shots, key=lambda shot: shot.pid), lambda: files, folders)
 
 
 def _visited(spec: WorldSpec, pid: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import numpy as np
@@ -51,10 +52,10 @@ class Shot:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """All pictures of a world, its other files (path -> content) and folders that stay empty."""
+    """All pictures of a world, how to make its other files (path -> content), and folders that stay empty."""
 
     shots: list[Shot]
-    files: dict[str, bytes]
+    files: Callable[[], dict[str, bytes]]
     folders: tuple[str, ...] = ()
 
 

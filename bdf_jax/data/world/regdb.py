@@ -13,6 +13,7 @@ from bdf_jax.data.world.plan import Plan, Shot, WorldSpec, stream
 
 TRIALS = 10
 VISIBLE, THERMAL = 1, 2
+FOLDERS = ("Visible", "Thermal")
 
 
 def plan(spec: WorldSpec) -> Plan:
@@ -34,11 +35,16 @@ def plan(spec: WorldSpec) -> Plan:
             ]
             heading = float(np.pi) if back else 0.0
             shots[folder, pid] = [Shot(name, pid, place, k, heading) for k, name in enumerate(names, 1)]
+    return Plan([shot for pid in pids for folder in places for shot in shots[folder, pid]], lambda: _files(spec, shots))
+
+
+def _files(spec: WorldSpec, shots: dict[tuple[str, int], list[Shot]]) -> dict[str, bytes]:
+    pids = np.arange(1, spec.train_ids + spec.test_ids + 1)
     files: dict[str, bytes] = {}
     for trial in range(1, TRIALS + 1):
-        order = [int(pid) for pid in stream(spec, 3, trial).permutation(np.array(pids))]
+        order = [int(pid) for pid in stream(spec, 3, trial).permutation(pids)]
         for split, chosen in (("train", order[: spec.train_ids]), ("test", order[spec.train_ids :])):
-            for folder in places:
+            for folder in FOLDERS:
                 lines = [f"{shot.path} {label}\n" for label, pid in enumerate(chosen) for shot in shots[folder, pid]]
                 files[f"idx/{split}_{folder.lower()}_{trial}.txt"] = "".join(lines).encode()
-    return Plan([shot for pid in pids for folder in places for shot in shots[folder, pid]], files)
+    return files

@@ -45,12 +45,16 @@ def plan(spec: WorldSpec) -> Plan:
         for number, place in places(spec).items()
         for k in range(1, counts[pid][number - 1] + 1)
     ]
+    return Plan(shots, lambda: _files(spec, splits, counts))
+
+
+def _files(spec: WorldSpec, splits: dict[str, list[int]], counts: dict[int, list[int]]) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     for name, pids in {**splits, "available": sorted(counts)}.items():
         files[f"exp/{name}_id.txt"] = (",".join(str(pid) for pid in pids) + "\n").encode()
         files[f"exp/{name}_id.mat"] = _mat({"id": np.array([pids], np.uint16)})
     files["exp/rand_perm_cam.mat"] = _mat({"rand_perm_cam": _permutations(spec, counts)})
-    return Plan(shots, files)
+    return files
 
 
 def _small(spec: WorldSpec) -> tuple[dict[str, list[int]], dict[int, list[int]]]:

@@ -90,7 +90,7 @@ def write_world(
     try:
         for folder in sorted({str(Path(shot.path).parent) for shot in plan.shots} | set(plan.folders)):
             (partial / folder).mkdir(parents=True, exist_ok=True)
-        for name, content in plan.files.items():
+        for name, content in plan.files().items():
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             (partial / name).write_bytes(content)
         with tqdm(total=len(plan.shots), desc=f"world {root.name}", unit="image", disable=not progress) as bar:
@@ -137,8 +137,8 @@ def _make_partial(root: Path, spec: WorldSpec, plan: Plan) -> Path:
         free = shutil.disk_usage(root.parent).free
         if free < needed:
             raise BdfError(
-                f"{root.parent}: {len(plan.shots):,} images need about {needed / 2**20:,.0f} MiB, "
-                f"free are {free / 2**20:,.0f} MiB; use another disk or fewer identities"
+                f"{root.parent}: {len(plan.shots):,} images need about {needed / 2**20:,.1f} MiB, "
+                f"free are {free / 2**20:,.1f} MiB; use another disk or fewer identities"
             )
         return Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent))
     except OSError as error:
