@@ -111,6 +111,22 @@ class Checkpoints:
         with self._failures(None):
             self._orbax.wait()
 
+    def expect(self, metadata: Metadata) -> None:
+        """Refuses to continue on data that are divided differently from those of the checkpoints here.
+
+        Raises:
+          BdfError: other splits, or another number of classes.
+        """
+        for checkpoint in self._orbax.checkpoints[-1:]:
+            saved = Metadata.from_json(self._orbax.metadata(checkpoint.step).custom_metadata or {}, self.directory)
+            if (saved.fingerprint, saved.num_classes) != (metadata.fingerprint, metadata.num_classes):
+                raise BdfError(
+                    f"{self.directory}: these checkpoints were trained on other splits ({saved.num_classes} "
+                    f"identities, fingerprint {saved.fingerprint[:12]}) than those of the data set given "
+                    f"({metadata.num_classes} identities, fingerprint {metadata.fingerprint[:12]}); give the data of "
+                    "that run, or name another --workdir"
+                )
+
     def restore(self, state: Any) -> tuple[Any, int]:
         """The newest checkpoint that can be read, placed as `state` is.
 

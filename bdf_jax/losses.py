@@ -203,8 +203,10 @@ def _hinge(anchors_PAD: jax.Array, others_PBD: jax.Array, margin: float, same_mo
     anchors_ND, others_MD = anchors_PAD.reshape(P * A, D), others_PBD.reshape(P * B, D)
 
     # Mine with the Gram form, which is one matrix product, but measure with the difference: |a|^2 - 2ab + |b|^2
-    # loses the digits of close features, and would make the distance of two equal ones anything but 0.
-    squared_NM = _squared_distances(*jax.lax.stop_gradient((anchors_ND, others_MD)))
+    # loses the digits of close features, and would make the distance of two equal ones anything but 0. Around their
+    # mean the features are small, and mining keeps all the digits that it can.
+    origin_D = others_MD.mean(axis=0)
+    squared_NM = _squared_distances(*jax.lax.stop_gradient((anchors_ND - origin_D, others_MD - origin_D)))
     positive_NM = jnp.repeat(jnp.repeat(jnp.eye(P, dtype=bool), A, axis=0), B, axis=1)
     candidate_NM = positive_NM
     if same_modality and B > 1:

@@ -1,0 +1,87 @@
+"""Convolution, pooling and normalisation against loops, padded as PyTorch pads."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bdf_jax.models.layers import BatchNorm, Conv, max_pool
+from bdf_jax.models.resnet import ARCHITECTURES, Stage
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(8, 6), (7, 9)])
+def test_convolution_is_its_definition_with_symmetric_padding(kernel, stride, size):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 3, *size, 4)).astype(np.float32)
+    conv = Conv(5, kernel, stride)
+    variables = conv.init(jax.random.key(0), x)
+    weight = np.asarray(variables["params"]["kernel"])
+    pad = kernel // 2
+    padded = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad), (0, 0)))
+    H, W = ((s + 2 * pad - kernel) // stride + 1 for s in size)
+    expected = np.zeros((2, 3, H, W, 5))
+    for i in range(H):
+        for j in range(W):
+            window = padded[:, :, i * stride : i * stride + kernel, j * stride : j * stride + kernel]
+            expected[:, :, i, j] = np.einsum("nmhwc,hwcd->nmd", window, weight)
+    np.testing.assert_allclose(conv.apply(variables, x), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(8, 6), (7, 9), (1, 2)])
+def test_max_pool_is_its_definition(size):
+    x = np.random.default_rng(1).normal(size=(2, 3, *size, 4)).astype(np.float32)
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
+    H, W = ((s - 1) // 2 + 1 for s in size)
+    expected = np.stack(
+        [[padded[:, :, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max((2, 3)) for j in range(W)] for i in range(H)]
+    ).transpose(2, 3, 0, 1, 4)
+    np.testing.assert_array_equal(max_pool(jnp.asarray(x)), expected)
+
+
+def test_batch_norm_normalises_all_modalities_together_and_at_inference_uses_running_statistics():
+    x = np.random.default_rng(2).normal(3, 2, size=(6, 4, 5, 5, 3)).astype(np.float32)
+    norm = BatchNorm()
+    variables = norm.init(jax.random.key(0), x, train=True)
+    y, updates = norm.apply(variables, x, train=True, mutable=["batch_stats"])
+    expected = (x - x.mean((0, 1, 2, 3))) / np.sqrt(x.var((0, 1, 2, 3)) + 1e-5)
+    np.testing.assert_allclose(y, expected, atol=1e-4)
+    np.testing.assert_allclose(updates["batch_stats"]["mean"], 0.1 * x.mean((0, 1, 2, 3)), rtol=1e-4)
+    np.testing.assert_allclose(norm.apply(variables, x, train=False), x / np.sqrt(1 + 1e-5), rtol=1e-4)
+
+
+def test_per_modality_batch_norm_is_one_batch_norm_for_each():
+    x = np.random.default_rng(3).normal(size=(6, 2, 5, 5, 3)).astype(np.float32)
+    norm, alone = BatchNorm(modalities=(1, 3)), BatchNorm()
+    variables = norm.init(jax.random.key(0), x, train=True)
+    y, updates = norm.apply(variables, x, train=True, mutable=["batch_stats"])
+    for position, modality in enumerate((1, 3)):
+        part = x[:, [position]]
+        own = alone.init(jax.random.key(0), part, train=True)
+        z, statistics = alone.apply(own, part, train=True, mutable=["batch_stats"])
+        np.testing.assert_allclose(y[:, [position]], z, atol=1e-5)
+        np.testing.assert_allclose(
+            updates["batch_stats"]["mean"][modality], statistics["batch_stats"]["mean"], atol=1e-6
+        )
+    np.testing.assert_array_equal(updates["batch_stats"]["mean"][np.array([0, 2])], 0)
+
+
+@pytest.mark.parametrize(
+    ("arch", "expected"), [("resnet18", 11_176_512), ("resnet34", 21_284_672), ("resnet50", 23_508_032)]
+)
+def test_parameter_counts_are_those_of_torchvision_without_its_classifier(arch, expected):
+    """torchvision.models: 11,689,512, 21,797,672 and 25,557,032 with the 1000-class layer (513,000 or 2,049,000)."""
+
+    def shapes(key):
+        x, count = jnp.zeros((1, 1, 64, 32, 3)), []
+        for stage in range(5):
+            module = Stage(arch, stage)
+            variables = module.init(key, x, train=True)
+            x, _ = module.apply(variables, x, train=True, mutable=["batch_stats"])
+            count.append(variables["params"])
+        return x, count
+
+    x, params = jax.eval_shape(shapes, jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
+    assert x.shape == (1, 1, 4, 2, ARCHITECTURES[arch].features)  # 1/16: the last stage keeps its resolution
