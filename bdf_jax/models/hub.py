@@ -21,7 +21,7 @@ def is_hub_name(source: str) -> bool:
 
 
 def download(name: str, *, progress: bool = True) -> Path:
-    """The weight file of a repository, downloaded unless the hub's cache has it.
+    """The weight file of a repository; what is in the hub's cache is used without asking the network.
 
     Args:
       name: OWNER/NAME of a repository, such as 'timm/resnet50.tv_in1k'.
@@ -39,7 +39,9 @@ def download(name: str, *, progress: bool = True) -> Path:
             "needed: pip install huggingface_hub"
         ) from error
 
-    unreachable: Exception | None = None
+    for filename in FILENAMES:
+        with contextlib.suppress(errors.EntryNotFoundError):
+            return Path(huggingface_hub.hf_hub_download(name, filename, local_files_only=True))
     with _bars(progress):
         for filename in FILENAMES:
             try:
@@ -54,17 +56,15 @@ def download(name: str, *, progress: bool = True) -> Path:
                     f"model.pretrained: neither a file nor a public repository of the Hugging Face hub: {name!r}"
                 ) from error
             except errors.LocalEntryNotFoundError as error:
-                unreachable = error
+                raise BdfError(
+                    f"model.pretrained: {name!r} is no file here and not in the Hugging Face cache, and the hub cannot "
+                    "be reached. Where there is a network, `hf download` fills the cache; or give a weight file's path"
+                ) from error
             except errors.EntryNotFoundError:
                 continue
-            except (errors.HFValidationError, OSError) as error:
+            except OSError as error:
                 reason = " ".join(str(error).split())[:300]
                 raise BdfError(f"model.pretrained: downloading {name!r} failed ({reason})") from error
-    if unreachable is not None:
-        raise BdfError(
-            f"model.pretrained: {name!r} is no file here and not in the Hugging Face cache, and the hub cannot be "
-            "reached. Where there is a network, `hf download` fills the cache; or give the path of a weight file"
-        ) from unreachable
     raise BdfError(f"model.pretrained: {name!r} on the Hugging Face hub has none of {', '.join(FILENAMES)}")
 
 
