@@ -156,7 +156,7 @@ def _decode_into(images: np.ndarray, split: Split, rows: np.ndarray, size: tuple
 
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode")
+    return ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="decode")
 
 
 def _iterate(load: Any, start: int, stop: int, *, workers: int, prefetch: int) -> Iterator[Any]:

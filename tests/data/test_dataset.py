@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from published_trees import SYSU_IDS, write_regdb
 
-from bdf_jax.config import DataConfig
+from bdf_jax.config import DataConfig, WorldConfig
 from bdf_jax.data.dataset import open_dataset
 from bdf_jax.errors import BdfError
 
@@ -55,6 +55,26 @@ def test_regdb_trials_share_their_records(prepared):
     assert set(first.train.index.pids).isdisjoint(first.test.index.pids)
     assert set(first.train.index.pids) != set(second.train.index.pids)
     assert first.fingerprint != second.fingerprint
+
+
+def test_regdb_needs_the_lists_of_its_own_trial_alone(tmp_path):
+    root = write_regdb(tmp_path / "RegDB")
+    (root / "idx" / "train_thermal_2.txt").unlink()
+    config = DataConfig(dataset="regdb", root=str(root), dir=str(tmp_path / "dir"))
+    assert len(open_dataset(config, progress=False).train) == 16
+    with pytest.raises(BdfError, match=r"train_thermal_2.txt is missing"):
+        open_dataset(dataclasses.replace(config, trial=2), progress=False)
+
+
+def test_the_world_stands_in_for_a_missing_tree(tmp_path):
+    world = WorldConfig(train_ids=4, test_ids=2, size=(32, 16), images=1)
+    config = DataConfig(dataset="regdb", dir=str(tmp_path), world=world)
+    dataset = open_dataset(config, progress=False)
+    assert dataset.root.startswith(str(tmp_path / "world" / "regdb-4+2ids"))
+    assert (len(set(dataset.train.index.pids)), len(set(dataset.test.index.pids))) == (4, 2)
+    assert open_dataset(config, progress=False).fingerprint == dataset.fingerprint
+    another = dataclasses.replace(config, world=dataclasses.replace(world, seed=1))
+    assert open_dataset(another, progress=False).root != dataset.root
 
 
 def test_the_fingerprint_names_the_division_and_not_the_folder(prepared, tmp_path):

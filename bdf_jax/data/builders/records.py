@@ -70,7 +70,7 @@ class _Progress:
         )
 
     def examples(self, index: ImageIndex) -> Iterator[Example]:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             waiting: collections.deque[tuple[int, Future[bytes]]] = collections.deque()
             rows = iter(range(len(index)))
             while True:
