@@ -1,5 +1,6 @@
-"""Evaluates a feature file under the protocols of its data set: a table, and JSON if asked.
+"""Evaluates a trained network or a feature file under the protocols of its data set: a table, and JSON if asked.
 
+python evaluate.py --workdir=DIR [--step=N] [--use=base] [--json=OUT]
 python evaluate.py --features=F.npz --dataset=sysu_mm01 [--mode=all] [--shots=1] [--gallery=official] [--json=OUT]
 """
 
@@ -11,14 +12,29 @@ from collections.abc import Sequence
 from absl import flags
 
 from bdf_jax import cli
+from bdf_jax.config import vary
 from bdf_jax.errors import BdfError
 
+WORKDIR = flags.DEFINE_string("workdir", "", "Work folder of a training run, or one of its checkpoints.")
+STEP = flags.DEFINE_integer(
+    "step", None, "Which checkpoint; default: the best on validation if there was any, or the last."
+)
+FEATURE = flags.DEFINE_enum("feature", None, ["post_bn", "pre_bn"], "After or before the BNNeck; default: as trained.")
+USE = flags.DEFINE_enum(
+    "use", None, ["base", "derivative", "concat", "sum4"], "Which images speak; default: as trained."
+)
+FLIP_TTA = flags.DEFINE_boolean("flip_tta", None, "Mean feature of the image and its mirror image.")
+BASELINES = flags.DEFINE_boolean("baselines", None, "Also chance, raw pixels, edges and the untrained network.")
+SAVE_FEATURES = flags.DEFINE_string("save_features", "", "Write the features of the test images to this .npz file.")
+DATA_DIR = flags.DEFINE_string("data_dir", "", "With --workdir: where prepared records and worlds are now.")
 FEATURES = flags.DEFINE_string(
     "features", "", "Feature file (.npz); for RegDB's ten trials ten: commas between them, or {trial} in the name."
 )
 DATASET = flags.DEFINE_string("dataset", "", "sysu_mm01, regdb or llcm: the protocol of --features.")
 ROOT = flags.DEFINE_string(
-    "root", "", "With --features: the tree its images come from, for its test list and its own gallery picks."
+    "root",
+    "",
+    "The published tree: for --features its test list and its own gallery picks; for --workdir its new place.",
 )
 MODE = flags.DEFINE_list("mode", [], "SYSU-MM01: all, indoor. Default: both.")
 SHOTS = flags.DEFINE_list("shots", [], "SYSU-MM01: 1, 10. Default: both.")
@@ -33,12 +49,41 @@ JSON = flags.DEFINE_string("json", "", "Write the rows to this file.")
 
 def main(_: Sequence[str]) -> None:
     """Prints the table of what was asked for."""
-    if not FEATURES.value:
-        raise BdfError("nothing to evaluate: give --features=FILE.npz and --dataset=sysu_mm01|regdb|llcm")
-    _evaluate_features()
+    if bool(FEATURES.value) == bool(WORKDIR.value):
+        raise BdfError("give either --workdir=DIR, or --features=FILE.npz and --dataset=sysu_mm01|regdb|llcm")
+    rows = _evaluate_features() if FEATURES.value else _evaluate_workdir()
+    if JSON.value:
+        from bdf_jax.evaluation import table
+
+        table.write_json(JSON.value, rows)
 
 
-def _evaluate_features() -> None:
+def _evaluate_workdir() -> list[dict]:
+    from bdf_jax.checkpoints import load_metadata  # after the flags are checked: this imports JAX
+    from bdf_jax.evaluation import feature_rows
+    from bdf_jax.evaluation.workdir import evaluate_workdir
+
+    run = load_metadata(WORKDIR.value, STEP.value).config
+    given = {"feature": FEATURE.value, "use": USE.value, "flip_tta": FLIP_TTA.value, "baselines": BASELINES.value}
+    data = {"dataset": DATASET.value, "root": ROOT.value, "dir": DATA_DIR.value, "trial": TRIAL.value}
+    changes = {f"evaluation.{name}": value for name, value in given.items() if value is not None}
+    changes |= {f"data.{name}": value for name, value in data.items() if value not in (None, "")}
+    config = vary(run, changes)
+    return evaluate_workdir(
+        WORKDIR.value,
+        step=STEP.value,
+        config=config.evaluation,
+        data=config.data,
+        rerank=RERANK.value,
+        features_file=SAVE_FEATURES.value,
+        modes=MODE.value or None,
+        shots=feature_rows.parse_shots(SHOTS.value) or None,
+        galleries=GALLERY.value or None,
+        directions=DIRECTION.value or None,
+    )
+
+
+def _evaluate_features() -> list[dict]:
     from bdf_jax.evaluation import feature_rows, table  # after the flags are checked: this imports JAX
 
     if not DATASET.value:
@@ -60,8 +105,7 @@ def _evaluate_features() -> None:
     table.print_differences(rows)
     for note in feature_rows.notes(rows):
         print(f"note: {note}", file=sys.stderr)
-    if JSON.value:
-        table.write_json(JSON.value, rows)
+    return rows
 
 
 if __name__ == "__main__":

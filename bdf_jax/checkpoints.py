@@ -20,8 +20,6 @@ from orbax.checkpoint import v1 as ocp
 from bdf_jax import config as configs
 from bdf_jax.errors import BdfError
 
-logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax tells of every file it touches at INFO
-
 KEEP = 2  # the last, and the one before in case the last is damaged
 
 
@@ -82,8 +80,7 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step with the best validation score; None where nothing was validated."""
-        scored = [c for c in self._orbax.checkpoints if c.metrics]
-        return max(scored, key=lambda c: _score(c.metrics)).step if scored else None
+        return _best(self._orbax)
 
     def save(self, step: int, state: Any, metadata: Metadata, score: float | None = None) -> None:
         """Starts saving `state` and returns; the state may be donated at once.
@@ -179,7 +176,7 @@ class _SaveFailures:
         if error is None or not isinstance(error, Exception):
             return
         full = "No space left" in str(error) or getattr(error, "errno", None) == errno.ENOSPC
-        finished = sorted(int(path.name) for path in self.directory.glob("[0-9]*") if path.name.isdigit())
+        finished = _finished(self.directory)
         kept = f"the checkpoint of step {finished[-1]} is whole" if finished else "there is no earlier checkpoint"
         what = "the disk is full" if full else _first_line(error)
         advice = "make room" if full else "mend that"
@@ -203,6 +200,24 @@ def load_variables(path: str | Path, step: int | None = None) -> tuple[Metadata,
     Raises:
       BdfError: no such folder, no checkpoint in it, no such step, or a damaged one.
     """
+    root, step = _find(path, step)
+    with ocp.training.Checkpointer(root) as checkpointer:
+        metadata, tree = _describe(checkpointer, root, step)
+        try:
+            return metadata, _load_two(root / str(step), tree), step
+        except Exception as error:
+            raise _damaged(root, step, error) from error
+
+
+def load_metadata(path: str | Path, step: int | None = None) -> Metadata:
+    """What a checkpoint says of itself, without its arrays; arguments and errors as for `load_variables`."""
+    root, step = _find(path, step)
+    with ocp.training.Checkpointer(root) as checkpointer:
+        return _describe(checkpointer, root, step)[0]
+
+
+def _find(path: str | Path, step: int | None) -> tuple[Path, int]:
+    """The folder of the checkpoints and the step that is meant."""
     given = Path(path).expanduser().absolute()
     if not given.is_dir():
         raise BdfError(f"{given}: no such folder; expected the --workdir of a training run or one of its checkpoints")
@@ -210,26 +225,39 @@ def load_variables(path: str | Path, step: int | None = None) -> tuple[Metadata,
         step, root = int(given.name), given.parent
     else:
         root = given / "checkpoints" if (given / "checkpoints").is_dir() else given
-    steps = sorted(int(child.name) for child in root.iterdir() if child.name.isdigit() and child.is_dir())
+    steps = _finished(root)
     if not steps:
         entries = ", ".join(sorted(child.name for child in given.iterdir())[:5]) or "nothing"
         raise BdfError(f"{given}: expected a training run with finished checkpoints, found {entries}")
     if step is not None and step not in steps:
         raise BdfError(f"{given}: no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
-    with ocp.training.Checkpointer(root) as checkpointer:
-        if step is None:
-            scored = [c for c in checkpointer.checkpoints if c.metrics]
-            step = max(scored, key=lambda c: _score(c.metrics)).step if scored else steps[-1]
-        try:
-            saved = checkpointer.metadata(step)
-            metadata = Metadata.from_json(saved.custom_metadata or {}, root / str(step))
-            return metadata, _load_two(root / str(step), saved.metadata), step
-        except BdfError:
-            raise
-        except Exception as error:
-            others = ", ".join(str(s) for s in steps if s != step)
-            hint = f"; try --step with one of {others}" if others else ""
-            raise BdfError(f"{root / str(step)}: damaged checkpoint: {_first_line(error)}{hint}") from error
+    if step is None:
+        with ocp.training.Checkpointer(root) as checkpointer:
+            step = _best(checkpointer) or steps[-1]
+    return root, step
+
+
+def _finished(root: Path) -> list[int]:
+    return sorted(int(child.name) for child in root.iterdir() if child.name.isdigit() and child.is_dir())
+
+
+def _best(checkpointer: Any) -> int | None:
+    scored = [checkpoint for checkpoint in checkpointer.checkpoints if checkpoint.metrics]
+    return max(scored, key=lambda checkpoint: _score(checkpoint.metrics)).step if scored else None
+
+
+def _describe(checkpointer: Any, root: Path, step: int) -> tuple[Metadata, Any]:
+    try:
+        saved = checkpointer.metadata(step)
+    except Exception as error:
+        raise _damaged(root, step, error) from error
+    return Metadata.from_json(saved.custom_metadata or {}, root / str(step)), saved.metadata
+
+
+def _damaged(root: Path, step: int, error: Exception) -> BdfError:
+    others = ", ".join(str(s) for s in _finished(root) if s != step)
+    hint = f"; try --step with one of {others}" if others else ""
+    return BdfError(f"{root / str(step)}: damaged checkpoint: {_first_line(error)}{hint}")
 
 
 def _load_two(path: Path, tree: Any) -> dict[str, Any]:

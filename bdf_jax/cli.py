@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from bdf_jax import config as configs
@@ -35,6 +35,7 @@ def main(function: Callable[[Sequence[str]], int | None]) -> None:
             print("interrupted", file=sys.stderr)
             return INTERRUPTED
 
+    logging.set_verbosity(logging.WARNING)  # JAX and Orbax tell of every file and backend at INFO
     app.run(guarded, flags_parser=_parse)
 
 

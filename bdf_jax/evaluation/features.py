@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from tqdm import tqdm
 
 from bdf_jax.augment import normalise
 from bdf_jax.config import EvaluationConfig, ModelConfig
@@ -17,6 +16,7 @@ from bdf_jax.data.dataset import Split
 from bdf_jax.data.index import INFRARED, VISIBLE
 from bdf_jax.data.loader import eval_batches
 from bdf_jax.models import Network
+from bdf_jax.progress import bar
 
 Embed = Callable[[Mapping[str, Any], Any, int], jax.Array]
 
@@ -95,7 +95,7 @@ def embed_split(
     embed = make_embed(network, settings)
 
     features_ND: np.ndarray | None = None
-    with tqdm(total=len(split), desc=description, unit="image", disable=not progress, leave=False) as bar:
+    with bar(total=len(split), desc=description, unit="image", disable=not progress, leave=False) as shown:
         for modality in (VISIBLE, INFRARED):
             rows = np.flatnonzero(split.index.modalities == modality)
             # Where the network treats both bases alike, one compiled program serves both.
@@ -106,7 +106,7 @@ def embed_split(
                 if features_ND is None:
                     features_ND = np.empty((len(split), vectors_ND.shape[1]), np.float32)
                 features_ND[batch.rows_V] = vectors_ND
-                bar.update(batch.valid)
+                shown.update(batch.valid)
     assert features_ND is not None, "a split has at least one image"
     return features_ND
 

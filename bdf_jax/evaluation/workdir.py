@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from bdf_jax.checkpoints import Metadata, load_variables
 from bdf_jax.config import Config, DataConfig, EvaluationConfig
 from bdf_jax.data.dataset import Dataset, Split, open_dataset
 from bdf_jax.data.loader import eval_batches
 from bdf_jax.errors import BdfError
-
+from bdf_jax.evaluation import baselines
+from bdf_jax.evaluation.feature_file import save_features
 from bdf_jax.evaluation.features import embed_split, flags_of, similarity_of
 from bdf_jax.evaluation.gallery import shipped_picks, tree_picks
 from bdf_jax.evaluation.harness import evaluate
@@ -30,7 +30,8 @@ def evaluate_workdir(
     config: EvaluationConfig | None = None,
     data: DataConfig | None = None,
     dataset: Dataset | None = None,
-    console: Console | None = None,
+    rerank: bool = False,
+    features_file: str | Path = "",
     **choice: Any,
 ) -> list[dict[str, Any]]:
     """Evaluates a checkpoint on its own data set and protocol, and prints the table.
@@ -41,9 +42,10 @@ def evaluate_workdir(
       config: the feature to compare; None: that of the run.
       data: where the data lie now; None: where they lay during training.
       dataset: the same data, opened already.
-      console: where the table is printed.
-      choice: `modes`, `shots`, `galleries`, `directions` of `protocols_for`, `rerank` of `evaluate`; by default
-        single-shot with the official galleries.
+      rerank: k-reciprocal re-ranking.
+      features_file: where the features of the test images are saved, readable by `evaluate.py --features`.
+      choice: `modes`, `shots`, `galleries`, `directions` of `protocols_for`; by default single-shot with the official
+        galleries.
 
     Returns:
       The rows, as `evaluate.py --json` writes them.
@@ -55,7 +57,6 @@ def evaluate_workdir(
     settings = config or metadata.config.evaluation
     dataset = dataset or open_dataset(data or metadata.config.data)
     _check_split(metadata, dataset, workdir)
-    rerank = choice.pop("rerank", False)
     protocols = standard_protocols(dataset, **choice)
 
     print(f"evaluating the checkpoint of step {step} on {len(dataset.test)} test images")
@@ -64,19 +65,25 @@ def evaluate_workdir(
     flags = {"step": step, **flags_of(settings)}
     features_ND = embed_split(network, variables, dataset.test, image_size=size, settings=settings)
     similarity = similarity_of(settings)
+    if features_file:
+        save_features(features_file, features_ND, dataset.test.index, similarity=similarity, flags=flags_of(settings))
     rows = evaluate(
         features_ND, dataset.test.index, protocols, model="trained", similarity=similarity, rerank=rerank, flags=flags
     )
+    baselines.add_chance(rows, dataset.test.index, protocols)
+    notes = baselines.near_chance_notes(rows)
     if settings.baselines:
         rows += _baseline_rows(metadata, network, dataset, protocols, settings)
-    print_table(rows, console)
+    print_table(rows)
+    for note in notes:
+        print(f"note: {note}")
     return rows
 
 
 def standard_protocols(dataset: Dataset, **choice: Any) -> list[Protocol]:
     """The protocols of a data set's test split; by default single-shot with its first gallery family."""
-    choice.setdefault("shots", (1,) if dataset.name == "sysu_mm01" else None)
-    choice.setdefault("galleries", ("official",) if dataset.name == "sysu_mm01" else None)
+    if dataset.name == "sysu_mm01":
+        choice = {"shots": (1,), "galleries": ("official",)} | {k: v for k, v in choice.items() if v is not None}
     picks = (tree_picks(dataset.root) or shipped_picks()) if dataset.name == "sysu_mm01" else None
     return protocols_for(dataset.name, dataset.test.index, trial=dataset.trial, picks=picks, **choice)
 

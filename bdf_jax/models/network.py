@@ -118,17 +118,28 @@ def feature_size(config: ModelConfig) -> int:
     return trunk * config.stripes
 
 
-def initial_variables(network: Network, seed: int, image_size: tuple[int, int]) -> Mapping[str, Any]:
+def initial_variables(
+    network: Network, seed: int, image_size: tuple[int, int], *, pretrained: bool = True
+) -> Mapping[str, Any]:
     """`params` and `batch_stats` before training: a function of the seed and of the weights to start from.
 
     Args:
       network: of any `axis_name`; its devices play no part here.
       seed: of the random initialisation.
       image_size: (height, width) in pixels.
+      pretrained: whether to read `model.pretrained`, where that is set.
+
+    Raises:
+      BdfError: the pretrained weights cannot be read or do not fit.
     """
     alone = network.clone(axis_name=None)  # under pmap, statistics need an axis of devices that does not exist yet
     images = jnp.zeros((1, 2, *image_size, 3))
-    return jax.jit(lambda key: alone.init(key, images, train=True))(jax.random.key(seed))
+    variables = jax.jit(lambda key: alone.init(key, images, train=True))(jax.random.key(seed))
+    if pretrained and network.config.pretrained:
+        from bdf_jax.models.weights import load_pretrained  # readers of foreign files, rarely needed
+
+        return load_pretrained(network.config.pretrained, variables, network.config)
+    return variables
 
 
 def _pool(module: nn.Module, x_NMHWC: jax.Array, config: ModelConfig) -> jax.Array:

@@ -50,7 +50,7 @@ def run(config: Config, workdir: str | Path) -> list[dict]:
         total = total_steps(config, dataset)
         _introduce(config, dataset, total)
         train(config, dataset, folder, total)
-        return evaluate_workdir(folder, config=config.evaluation, data=config.data, dataset=dataset)
+        return evaluate_workdir(folder, config=config.evaluation, dataset=dataset)
 
 
 def train(config: Config, dataset: Dataset, folder: Path, total: int) -> TrainState:
@@ -59,11 +59,17 @@ def train(config: Config, dataset: Dataset, folder: Path, total: int) -> TrainSt
     network, optimiser = Network(config.model, classes), make_optimiser(config, total)
     compiled = compile_step(network, optimiser, config)
     metadata = Metadata(config, dataset.fingerprint, classes)
-    state = compiled.place_state(initial_state(network, optimiser, config.training.seed, config.data.image_size))
 
     with contextlib.closing(Checkpoints(folder)) as checkpoints, _sigterm() as terminated:
         checkpoints.expect(metadata)
-        state, start = checkpoints.restore(state)
+        state = initial_state(
+            network,
+            optimiser,
+            config.training.seed,
+            config.data.image_size,
+            pretrained=not checkpoints.steps(),  # a run that continues needs neither the file nor the network
+        )
+        state, start = checkpoints.restore(compiled.place_state(state))
         if start >= total:
             print(f"{folder}: the run is finished: {start} of {total} steps are done")
             return state

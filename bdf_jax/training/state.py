@@ -29,9 +29,14 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def initial_state(
-    network: Network, optimiser: optax.GradientTransformation, seed: int, image_size: tuple[int, int]
+    network: Network,
+    optimiser: optax.GradientTransformation,
+    seed: int,
+    image_size: tuple[int, int],
+    *,
+    pretrained: bool = True,
 ) -> TrainState:
-    """The state before the first step: a function of the seed and of the weights to start from."""
-    variables = initial_variables(network, seed, image_size)
+    """The state before the first step: a function of the seed and of the weights to start from (`pretrained`)."""
+    variables = initial_variables(network, seed, image_size, pretrained=pretrained)
     params = variables["params"]
     return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], optimiser.init(params))

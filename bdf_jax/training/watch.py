@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import sys
 from typing import Any
 
 import jax
-from tqdm import tqdm
 
 from bdf_jax.errors import BdfError
+from bdf_jax.progress import bar
 from bdf_jax.training.step import Metrics
 from bdf_jax.training.workdir import MetricsFile
 
@@ -30,11 +29,7 @@ class Watch:
 
     def __init__(self, file: MetricsFile, start: int, total: int, log_every: int, rate: Any, progress: bool = True):
         self._file, self._log_every, self._total, self._rate = file, log_every, total, rate
-        # In a file or a pipe, where every refresh stays visible, the bar speaks up rarely.
-        often = 0.1 if sys.stderr.isatty() else 10.0
-        self._bar = tqdm(
-            total=total, initial=start, unit="step", dynamic_ncols=True, disable=not progress, mininterval=often
-        )
+        self._bar = bar(total=total, initial=start, unit="step", disable=not progress)
         self._line_every = max(1, total // LINES)
         self._pending: list[tuple[int, Metrics]] = []
 
