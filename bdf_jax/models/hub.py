@@ -40,8 +40,14 @@ def download(name: str, *, progress: bool = True) -> Path:
         ) from error
 
     for filename in FILENAMES:
-        with contextlib.suppress(errors.EntryNotFoundError):
+        try:
             return Path(huggingface_hub.hf_hub_download(name, filename, local_files_only=True))
+        except errors.EntryNotFoundError:
+            continue
+        except errors.HFValidationError as error:
+            raise BdfError(
+                f"model.pretrained: neither a file nor a name of the hub's form: {name!r} ({error})"
+            ) from error
     with _bars(progress):
         for filename in FILENAMES:
             try:
