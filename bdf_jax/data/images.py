@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 
 import numpy as np
 from PIL import Image
@@ -39,6 +40,11 @@ def verify(encoded: bytes, name: str) -> None:
       BdfError: the bytes are not a whole 8-bit image.
     """
     _open_rgb(encoded, name)
+
+
+def cores() -> int:
+    """How many threads decode at once: the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _open_rgb(encoded: bytes, name: str) -> Image.Image:

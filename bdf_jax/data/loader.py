@@ -15,7 +15,7 @@ import os
 import signal
 import threading
 import weakref
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from absl import flags
 
 from bdf_jax.config import DataConfig
 from bdf_jax.data.dataset import Split
-from bdf_jax.data.images import decode
+from bdf_jax.data.images import cores, decode
 from bdf_jax.data.sampler import PKSampler, make_sampler
 from bdf_jax.errors import BdfError
 
@@ -60,7 +60,7 @@ class EvalBatch(NamedTuple):
 
 def train_batches(
     split: Split, config: DataConfig, *, seed: int, start: int, stop: int, pairs: slice | None = None
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Batches of the steps start .. stop - 1.
 
     Args:
@@ -88,7 +88,7 @@ def eval_batches(
     rows: Sequence[int] | np.ndarray | None = None,
     workers: int = 0,
     prefetch: int = 2,
-) -> Iterator[EvalBatch]:
+) -> Generator[EvalBatch, None, None]:
     """Every image of a split once, in order.
 
     Args:
@@ -156,10 +156,10 @@ def _decode_into(images: np.ndarray, split: Split, rows: np.ndarray, size: tuple
 
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="decode")
+    return ThreadPoolExecutor(cores(), thread_name_prefix="decode")
 
 
-def _iterate(load: Any, start: int, stop: int, *, workers: int, prefetch: int) -> Iterator[Any]:
+def _iterate(load: Any, start: int, stop: int, *, workers: int, prefetch: int) -> Generator[Any, None, None]:
     import grain
 
     if not flags.FLAGS.is_parsed():  # Grain reads its flags, also in a notebook or a test, where nobody parses any
@@ -193,7 +193,7 @@ def _start_worker(number: int, count: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: threading.Timer(GRACE_SECONDS, os._exit, (1,)).start())
 
 
-def _from_threads(iterator: Any) -> Iterator[Any]:
+def _from_threads(iterator: Any) -> Generator[Any, None, None]:
     with contextlib.closing(iterator):
         yield from iterator
 

@@ -17,11 +17,10 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from absl import app, flags
-
+from bdf_jax.config import DataConfig
 from bdf_jax.data.records import INDEX, write_index
 from bdf_jax.data.trees import LAYOUTS, Tree, read_tree
 from bdf_jax.errors import BdfError
@@ -157,14 +156,16 @@ def main(dataset: str, root: str, data_dir: str, progress: bool = True) -> Path:
 
 
 if __name__ == "__main__":
-    _DATASET = flags.DEFINE_enum("dataset", None, list(LAYOUTS), "Which data set the tree is.", required=True)
-    _ROOT = flags.DEFINE_string("root", None, "Folder of the published tree.", required=True)
-    _DIR = flags.DEFINE_string("dir", "~/.cache/bdf_jax", "Where the records go (config.data.dir).")
+    from absl import flags
 
-    def _command(_: list[str]) -> None:
-        try:
-            main(_DATASET.value, _ROOT.value, _DIR.value)
-        except BdfError as error:
-            sys.exit(f"error: {error}")
+    from bdf_jax import cli
 
-    app.run(_command)
+    DATASET = flags.DEFINE_enum("dataset", None, list(LAYOUTS), "Which data set the tree is.")
+    ROOT = flags.DEFINE_string("root", None, "Folder of the published tree.")
+    DIR = flags.DEFINE_string("dir", DataConfig.dir, "Where the records go (data.dir of the configuration).")
+
+    def command(_: Sequence[str]) -> None:
+        """Flags to `main`."""
+        main(cli.required(DATASET), cli.required(ROOT), DIR.value)
+
+    cli.main(command)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from bdf_jax.data.images import verify
+from bdf_jax.data.images import cores, verify
 from bdf_jax.data.index import ImageIndex
 from bdf_jax.data.trees import Tree
 from bdf_jax.errors import BdfError
@@ -70,7 +70,7 @@ class _Progress:
         )
 
     def examples(self, index: ImageIndex) -> Iterator[Example]:
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        with self._closed_on_error(), ThreadPoolExecutor(cores()) as pool:
             waiting: collections.deque[tuple[int, Future[bytes]]] = collections.deque()
             rows = iter(range(len(index)))
             while True:
@@ -91,6 +91,14 @@ class _Progress:
             self._bar.close()
             if self._bad:
                 raise BdfError(_describe(self._bad))
+
+    @contextlib.contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._bar.close()  # or it would be drawn once more below the message
+            raise
 
 
 def _slices(tree: Tree, part: str, index: ImageIndex) -> list[np.ndarray]:
