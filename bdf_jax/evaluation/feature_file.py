@@ -101,7 +101,7 @@ def load_features(path: str | Path) -> FeatureFile:
         )
     features_ND = _features(path, arrays["features"], names)
     index = ImageIndex(names, pids.astype(np.int32), cams.astype(np.int32), modality.astype(np.int8))
-    flags = {key: arrays[key].item() if key in arrays else default for key, default in FLAGS.items()}
+    flags = {key: _flag(path, key, arrays[key]) if key in arrays else default for key, default in FLAGS.items()}
     similarity = str(arrays["similarity"]) if "similarity" in arrays else None
     if similarity not in (None, "cosine", "dot"):
         raise BdfError(f"{path}: similarity is 'cosine' or 'dot', found {similarity!r}")
@@ -119,9 +119,10 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise BdfError(f"{path}: expected a feature file (.npz), found {'a folder' if path.is_dir() else 'nothing'}")
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            if not isinstance(stored, np.lib.npyio.NpzFile):
-                raise BdfError(f"{path}: expected an .npz of several arrays, found a single array (.npy); use np.savez")
+        stored = np.load(path, allow_pickle=False)
+        if isinstance(stored, np.ndarray):
+            raise BdfError(f"{path}: expected an .npz of several arrays, found a single array (.npy); use np.savez")
+        with stored:
             return {key: _array(path, stored, key) for key in (*COLUMNS, "similarity", *FLAGS) if key in stored}
     except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
         raise BdfError(f"{path}: expected an .npz written by np.savez, found something else ({error})") from error
@@ -166,6 +167,13 @@ def _features(path: Path, features: np.ndarray, names: np.ndarray) -> np.ndarray
             f"{some(names[broken])}"
         )
     return features
+
+
+def _flag(path: Path, key: str, value: np.ndarray) -> Any:
+    if value.ndim or not isinstance(value.item(), type(FLAGS[key])):
+        kind = type(FLAGS[key]).__name__
+        raise BdfError(f"{path}: {key}: expected one value ({kind}), found {_kind(value)}; write np.asarray(value)")
+    return value.item()
 
 
 def _kind(array: np.ndarray) -> str:

@@ -54,7 +54,7 @@ class Picks:
             return "" if trials >= TRIALS else f"it holds {trials} trials, the protocol has {TRIALS}"
         cam, pid = wrong[0]
         return (
-            f"{len(wrong)} of {len(found)} pairs of camera and identity differ, the first: camera {cam}, identity {pid} "
+            f"{len(wrong)} of {len(found)} pairs of camera and identity differ; the first, camera {cam} and {pid}, "
             f"has {found[cam, pid]} images, the permutation is for {self.counts.get((cam, pid), 0)}"
         )
 

@@ -23,17 +23,19 @@ import collections
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from bdf_jax.data.index import ImageIndex
 from bdf_jax.evaluation.protocols import Protocol
 
 HIDDEN = np.int32(np.iinfo(np.int32).min)  # key of what is ignored or padding: below that of every score
-BLOCK_ELEMENTS = 2**21  # scores of a block: 8 MiB, near the size of a core's cache
+BLOCK_ELEMENTS = 2**22  # scores of a block: 16 MiB
 LARGEST_BLOCK = 512  # queries
 
 
@@ -53,6 +55,19 @@ class Measured:
     valid_TQ: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True)
+class Ignoring:
+    """Who ignores whom, as in `Protocol`."""
+
+    ignored_cameras: tuple[tuple[int, int], ...]
+    ignores_own_camera: bool
+
+    @classmethod
+    def of(cls, protocol: Protocol) -> Ignoring:
+        """The rules of a protocol."""
+        return cls(protocol.ignored_cameras, protocol.ignores_own_camera)
+
+
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["columns_TG", "members_TPS"], meta_fields=["unique"])
 @dataclasses.dataclass(frozen=True)
 class Galleries:
@@ -70,42 +85,38 @@ class Galleries:
     unique: bool
 
 
-@jax.jit
-def score_keys(queries_QD: jax.Array, gallery_UD: jax.Array, ignored_UQ: jax.Array) -> jax.Array:
-    """(U + 1, Q) int32 keys in the order of the float32 scores; ignored images and a last padding row are HIDDEN."""
+def score_keys(
+    queries_QD: jax.Array, gallery_UD: jax.Array, query_Q2: jax.Array, gallery_U2: jax.Array, rules: Ignoring
+) -> jax.Array:
+    """(U + 1, Q) int32 keys in the order of the float32 scores, HIDDEN where ignored and in the padding row.
+
+    `query_Q2` and `gallery_U2` are identities and cameras.
+    """
     scores_UQ = jnp.matmul(gallery_UD, queries_QD.T, precision=lax.Precision.HIGHEST)
-    return keys_of_scores(scores_UQ, ignored_UQ)
+    return keys_of_scores(scores_UQ, query_Q2, gallery_U2, rules)
 
 
-@jax.jit
-def keys_of_scores(scores_UQ: jax.Array, ignored_UQ: jax.Array) -> jax.Array:
+def keys_of_scores(scores_UQ: jax.Array, query_Q2: jax.Array, gallery_U2: jax.Array, rules: Ignoring) -> jax.Array:
     """As `score_keys`, from float32 scores that came from elsewhere (re-ranking)."""
     scores_UQ = jnp.where(scores_UQ == 0, 0.0, scores_UQ)  # -0.0 and 0.0 are one score but two bit patterns
     bits_UQ = lax.bitcast_convert_type(scores_UQ, jnp.int32)
     keys_UQ = jnp.where(bits_UQ < 0, bits_UQ ^ np.int32(np.iinfo(np.int32).max), bits_UQ)
-    return jnp.pad(jnp.where(ignored_UQ, HIDDEN, keys_UQ), ((0, 1), (0, 0)), constant_values=HIDDEN)
+    keys_UQ = jnp.where(ignored(query_Q2, gallery_U2, rules), HIDDEN, keys_UQ)
+    return jnp.pad(keys_UQ, ((0, 1), (0, 0)), constant_values=HIDDEN)
 
 
-@functools.partial(jax.jit, static_argnames=("any_identity", "own_identity"))
-def ignored(
-    query_Q2: jax.Array,
-    gallery_U2: jax.Array,
-    *,
-    any_identity: tuple[tuple[int, int], ...],
-    own_identity: bool,
-) -> jax.Array:
-    """(U, Q) bool: which gallery image which query ignores; the columns of the arguments are identity and camera."""
+def ignored(query_Q2: jax.Array, gallery_U2: jax.Array, rules: Ignoring) -> jax.Array:
+    """(U, Q) bool: which gallery image which query ignores."""
     pid_1Q, cam_1Q = query_Q2.T[:, None]
     pid_U1, cam_U1 = gallery_U2.T[:, :, None]
     hidden_UQ = jnp.zeros((len(gallery_U2), len(query_Q2)), bool)
-    for query_cam, gallery_cam in any_identity:
+    for query_cam, gallery_cam in rules.ignored_cameras:
         hidden_UQ |= (cam_1Q == query_cam) & (cam_U1 == gallery_cam)
-    if own_identity:
+    if rules.ignores_own_camera:
         hidden_UQ |= (cam_1Q == cam_U1) & (pid_1Q == pid_U1)
     return hidden_UQ
 
 
-@jax.jit
 def measure(keys_UQ: jax.Array, identity_Q: jax.Array, galleries: Galleries) -> dict[str, jax.Array]:
     """AP, INP, rank and validity, each (T, Q), of a block of queries; `identity_Q` indexes axis P of the members."""
 
@@ -161,69 +172,110 @@ def pad_galleries(
     return Galleries(columns_TG, members_TPS, protocol.cmc == "unique")  # type: ignore[arg-type]
 
 
+@functools.lru_cache(maxsize=64)
+def _compiled(devices: tuple[jax.Device, ...], rules: Ignoring) -> tuple[Any, Any, Any]:
+    """`score_keys`, `keys_of_scores` and `measure`, each query on one of the devices; and how arrays are laid out."""
+    mesh = jax.sharding.Mesh(np.asarray(devices), ("queries",))
+    whole, rows, columns = PartitionSpec(), PartitionSpec("queries"), PartitionSpec(None, "queries")
+
+    def share_out(function: Any, in_specs: Any) -> Any:
+        # No device needs anything of another, so the check of what varies over devices has nothing to find.
+        return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=columns, check_vma=False))
+
+    return (
+        share_out(functools.partial(score_keys, rules=rules), (rows, whole, rows, whole)),
+        share_out(functools.partial(keys_of_scores, rules=rules), (columns, rows, whole)),
+        share_out(measure, (columns, rows, whole)),
+    )
+
+
 def rank_all(
     features_ND: np.ndarray, index: ImageIndex, protocols: Sequence[Protocol], *, block: int | None = None
 ) -> list[Measured]:
     """Measures every query of every protocol; scores are dot products of the given features, in float32.
 
     Protocols that share queries and who ignores whom share one matrix of scores, computed block by block of queries.
-    The blocks go round all local devices.
+    Every block is shared out among the local devices.
 
     Args:
       features_ND: float32; normalise them for cosine similarity.
       index: N images.
       protocols: rows of the table.
-      block: queries of a block; None: as many as fit `BLOCK_ELEMENTS` scores.
+      block: queries of a block on each device; None: as many as fit `BLOCK_ELEMENTS` scores.
     """
     measured: dict[int, Measured] = {}
     for members in _sharing(protocols):
-        chosen = [protocols[i] for i in members]
-        measured |= zip(members, _rank_shared(features_ND, index, chosen, block), strict=True)
+        measured |= zip(members, _rank_shared(features_ND, index, [protocols[i] for i in members], block), strict=True)
     return [measured[i] for i in range(len(protocols))]
-
-
-def _sharing(protocols: Sequence[Protocol]) -> list[list[int]]:
-    groups: dict[tuple, list[int]] = collections.defaultdict(list)
-    for i, p in enumerate(protocols):
-        groups[p.query_rows.tobytes(), p.ignored_cameras, p.ignores_own_camera].append(i)
-    return list(groups.values())
 
 
 def _rank_shared(
     features_ND: np.ndarray, index: ImageIndex, protocols: Sequence[Protocol], block: int | None
 ) -> list[Measured]:
-    rules = {"any_identity": protocols[0].ignored_cameras, "own_identity": protocols[0].ignores_own_camera}
+    devices = tuple(jax.local_devices())
+    keys, _, metrics = _compiled(devices, Ignoring.of(protocols[0]))
     query_rows = protocols[0].query_rows
     union = np.unique(np.concatenate([rows for p in protocols for rows in p.gallery_rows]))
+    labels_N2, identity_N, tables = _tables(index, protocols, union)
+    mesh = jax.sharding.Mesh(np.asarray(devices), ("queries",))
+    gallery_UD, gallery_U2, tables = jax.device_put(
+        (features_ND[union], labels_N2[union], tables), NamedSharding(mesh, PartitionSpec())
+    )
+    size = len(devices) * (block or _block_size(len(query_rows), len(union), len(devices)))
+    parts: list[list[dict[str, np.ndarray]]] = []
+    waiting: collections.deque = collections.deque()
+    for rows in _blocks(query_rows, size):
+        queries_QD, query_Q2, identity_Q = jax.device_put(
+            (features_ND[rows], labels_N2[rows], identity_N[rows]), NamedSharding(mesh, PartitionSpec("queries"))
+        )
+        keys_UQ = keys(queries_QD, gallery_UD, query_Q2, gallery_U2)
+        waiting.append([metrics(keys_UQ, identity_Q, table) for table in tables])
+        if len(waiting) > 1:  # results are fetched one block late, so that the devices never wait
+            parts.append(jax.device_get(waiting.popleft()))
+    parts += [jax.device_get(results) for results in waiting]
+    return [_joined(blocks, len(query_rows)) for blocks in zip(*parts, strict=True)]
+
+
+def rank_scores(scores_QG: np.ndarray, index: ImageIndex, protocol: Protocol) -> Measured:
+    """Measures one trial from given float32 scores of its queries and its gallery, both in the protocol's order."""
+    (rows,) = protocol.gallery_rows
+    _, keys, metrics = _compiled((jax.local_devices()[0],), Ignoring.of(protocol))
+    order = np.argsort(rows)
+    labels_N2, identity_N, (table,) = _tables(index, [protocol], rows[order])
+    blocks = []
+    places = np.arange(len(protocol.query_rows))
+    for part in _blocks(places, _block_size(len(places), len(rows), 1)):
+        queries = protocol.query_rows[part]
+        keys_GQ = keys(scores_QG[part][:, order].T, labels_N2[queries], labels_N2[rows[order]])
+        blocks.append(jax.device_get(metrics(keys_GQ, identity_N[queries], table)))
+    return _joined(blocks, len(places))
+
+
+def _tables(
+    index: ImageIndex, protocols: Sequence[Protocol], union: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, list[Galleries]]:
+    """Identity and camera of every image; its identity as 0, 1, ...; and the galleries, as rows of the union."""
     column_N = np.zeros(len(index), np.int32)
     column_N[union] = np.arange(len(union))
     pids, identity_N = np.unique(index.pids, return_inverse=True)
+    identity_N = identity_N.astype(np.int32)
     labels_N2 = np.stack([index.pids, index.cams], axis=1).astype(np.int32)
-    galleries = [pad_galleries(p, identity_N, column_N, identities=len(pids), padding=len(union)) for p in protocols]
-    devices = jax.local_devices()
-    everywhere = [jax.device_put((features_ND[union], labels_N2[union], galleries), device) for device in devices]
-    size = block or _block_size(len(query_rows), len(union))
-    parts: list[list[dict[str, np.ndarray]]] = [[] for _ in protocols]
-    waiting: collections.deque = collections.deque()
-    for number, rows in enumerate(_blocks(query_rows, size)):
-        device = devices[number % len(devices)]
-        gallery_UD, gallery_U2, tables = everywhere[number % len(devices)]
-        queries_QD, query_Q2, identity_Q = jax.device_put(
-            (features_ND[rows], labels_N2[rows], identity_N[rows].astype(np.int32)), device
-        )
-        keys_UQ = score_keys(queries_QD, gallery_UD, ignored(query_Q2, gallery_U2, **rules))
-        waiting.append([measure(keys_UQ, identity_Q, table) for table in tables])
-        if len(waiting) > len(devices):  # results are fetched one block late, so that the device never waits
-            _fetch(waiting.popleft(), parts)
-    while waiting:
-        _fetch(waiting.popleft(), parts)
-    return [_joined(blocks, len(query_rows)) for blocks in parts]
+    tables = [pad_galleries(p, identity_N, column_N, identities=len(pids), padding=len(union)) for p in protocols]
+    return labels_N2, identity_N, tables
 
 
-def _block_size(queries: int, columns: int) -> int:
+def _sharing(protocols: Sequence[Protocol]) -> list[list[int]]:
+    groups: dict[tuple, list[int]] = collections.defaultdict(list)
+    for i, p in enumerate(protocols):
+        groups[p.query_rows.tobytes(), Ignoring.of(p)].append(i)
+    return list(groups.values())
+
+
+def _block_size(queries: int, columns: int, devices: int) -> int:
+    """Queries of a block on one device: few enough for the memory, and equal blocks, so that little is padding."""
     size = max(8, min(LARGEST_BLOCK, BLOCK_ELEMENTS // columns))
-    blocks = -(-queries // size)
-    return -(-queries // blocks)  # equal blocks: less padding in the last
+    blocks = -(-queries // (size * devices))
+    return -(-queries // (blocks * devices))
 
 
 def _blocks(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
@@ -232,11 +284,6 @@ def _blocks(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
         yield np.concatenate([part, np.repeat(part[-1:], size - len(part))])  # padded: one compilation
 
 
-def _fetch(results: list[dict[str, jax.Array]], parts: list[list[dict[str, np.ndarray]]]) -> None:
-    for part, result in zip(parts, jax.device_get(results), strict=True):
-        part.append(result)
-
-
-def _joined(blocks: list[dict[str, np.ndarray]], queries: int) -> Measured:
+def _joined(blocks: Sequence[dict[str, np.ndarray]], queries: int) -> Measured:
     whole = {key: np.concatenate([block[key] for block in blocks], axis=1)[:, :queries] for key in blocks[0]}
     return Measured(whole["ap"].astype(float), whole["inp"].astype(float), whole["rank"], whole["valid"])
