@@ -55,6 +55,23 @@ def test_reads_safetensors(tmp_path):
         np.testing.assert_array_equal(found[name], array)
 
 
+def test_reads_files_of_the_first_years(tmp_path):
+    """Before 0.4 a tensor was a call of _rebuild_tensor, and a storage could be a view of another."""
+
+    def old(view: bytes) -> bytes:
+        storage = b"(" + write.text("storage") + write.named("torch", "FloatStorage") + write.text("140")
+        storage += write.text("cpu") + write.integer(4) + view + b"tQ"
+        arguments = b"(" + storage + write.integer(1) + write.integers([3]) + write.integers([1]) + b"t"
+        return write.dictionary({"w": write.named("torch._utils", "_rebuild_tensor") + arguments + b"R"})
+
+    data = np.arange(4, dtype=np.float32)
+    path = write.write_legacy(tmp_path / "w.pth", old(b"N"), {"140": data.tobytes()})
+    np.testing.assert_array_equal(read_tensors(path)["w"], data[1:])
+    view = b"(" + write.text("139") + write.integer(0) + write.integer(4) + b"t"
+    path = write.write_legacy(tmp_path / "w.pth", old(view), {"140": data.tobytes()})
+    assert "views of others" in refusal(path)
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

@@ -208,6 +208,7 @@ def test_everything_wrong_is_listed_at_once(tmp_path):
     state["conv1.weight"] = state["conv1.weight"][:, :1]
     state["layer1.0.conv1.weight"][0, 0, 0, 0] = np.nan
     state["layer1.0.bn1.running_var"][3] = -1
+    state["layer1.0.bn1.bias"] = np.full(64, 1e300)  # more than float32 can hold
     state["layer1.0.bn1.weight"] = np.ones(64, np.int64)
     state["layer1.0.conv1.bias"] = np.ones(64, np.float32)
     state["head.weight"] = np.ones(2, np.float32)
@@ -217,13 +218,14 @@ def test_everything_wrong_is_listed_at_once(tmp_path):
         "missing: nothing for batch_stats/layer3/block1_bn2/var",
         "shape: conv1.weight is (64, 1, 7, 7), params/stem/conv/kernel takes (64, 3, 7, 7)",
         "numbers: layer1.0.conv1.weight has values that are not finite",
+        "numbers: layer1.0.bn1.bias has values that are not finite",
         "numbers: layer1.0.bn1.running_var has negative variances",
         "numbers: layer1.0.bn1.weight is int64, expected floating point",
         "unexpected: layer1.0.conv1.bias (64,)",
         "unexpected: head.weight (2,)",
     ):
         assert f"  {line}\n" in message
-    assert len(message.splitlines()) == 9
+    assert len(message.splitlines()) == 10
     assert "looks like" not in message
 
 
