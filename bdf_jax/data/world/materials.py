@@ -64,7 +64,7 @@ def plain(rgb: np.ndarray, warmth: float, correlation: float, rng: np.random.Gen
     return Fabric(base_C, base_C)
 
 
-def cloth(warmth: float, correlation: float, rng: np.random.Generator, patterned: float = 0.5) -> Fabric:
+def cloth(warmth: float, correlation: float, rng: np.random.Generator, patterned: float = 0.75) -> Fabric:
     """A garment's material: with a pattern in a share `patterned` of them, of its own contrast in each band.
 
     A pattern may show in colour only (the dyes differ, the yarn does not), in the near infrared only, or in both.
@@ -74,13 +74,13 @@ def cloth(warmth: float, correlation: float, rng: np.random.Generator, patterned
     pattern = kinds[int(rng.integers(len(kinds)))] if rng.uniform() < patterned else "plain"
     over_C = reflectance(cloth_colour(rng), warmth + rng.uniform(-0.08, 0.08), correlation, rng)
     shows = rng.uniform()
-    if shows < 0.25:
+    if shows < 0.15:
         over_C[3] = base_C[3] + rng.uniform(-0.04, 0.04)
-    elif shows < 0.4:
+    elif shows < 0.3:
         over_C[:3] = np.clip(base_C[:3] + rng.uniform(-0.04, 0.04), 0, 1)
     else:  # in both: keep a contrast that can be seen in the infrared
         over_C[3] = base_C[3] + (0.35 if base_C[3] < 0.5 else -0.35) * rng.uniform(0.6, 1.3)
-    scale = rng.uniform(0.03, 0.08) if pattern in ("hoops", "pinstripes", "checks") else rng.uniform(0.05, 0.11)
+    scale = rng.uniform(0.045, 0.14) if pattern in ("hoops", "pinstripes", "checks") else rng.uniform(0.06, 0.12)
     return Fabric(base_C, np.clip(over_C, 0, 1).astype(np.float32), pattern, float(scale), float(rng.uniform()))
 
 

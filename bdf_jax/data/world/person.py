@@ -173,7 +173,7 @@ def _draw_hair(female: bool, body: Body, correlation: float, rng: np.random.Gene
 def _draw_lower(female: bool, dress: bool, body: Body, correlation: float, rng: np.random.Generator) -> Lower:
     kinds: list[LowerKind] = ["trousers", "shorts", "skirt"]
     kind = kinds[int(rng.choice(3, p=[0.55, 0.15, 0.3] if female else [0.75, 0.25, 0.0]))]
-    fabric = cloth(rng.uniform(0.45, 0.7), correlation, rng, patterned=0.45 if dress else 0.22)
+    fabric = cloth(rng.uniform(0.45, 0.7), correlation, rng, patterned=0.7 if dress else 0.45)
     if dress or kind == "skirt":
         return Lower("skirt", fabric, hem=rng.uniform(0.12, 0.4), ease=1.1, flare=rng.uniform(0.95, 1.75))
     if kind == "shorts":
@@ -186,7 +186,7 @@ def _draw_outer(correlation: float, rng: np.random.Generator) -> Upper:
     kinds: list[OuterKind] = ["jacket", "coat", "vest"]
     kind = kinds[int(rng.choice(3, p=[0.6, 0.27, 0.13]))]
     opening = float(rng.choice([0.0, rng.uniform(0.25, 0.75)]))
-    fabric = cloth(rng.uniform(0.22, 0.48), correlation, rng, patterned=0.25)
+    fabric = cloth(rng.uniform(0.22, 0.48), correlation, rng, patterned=0.5)
     if kind == "coat":
         return Upper(fabric, rng.uniform(0.22, 0.38), 0.95, rng.uniform(1.15, 1.3), rng.uniform(1.0, 1.4), opening)
     sleeve = 0.0 if kind == "vest" else 0.95

@@ -17,7 +17,7 @@ from bdf_jax.data.world.view import View
 
 IMAGE_STREAM = 4  # first word after the seed of the random stream of pictures
 FOLDS_STREAM = 5
-OCCLUDED = 0.15  # share of pictures with something in front of the person
+OCCLUDED = 0.1  # share of pictures with something in front of the person
 
 
 camera_at = functools.lru_cache(maxsize=64)(draw_camera)
