@@ -154,7 +154,7 @@ def _raw_cmc(own: int, total: int) -> list[float]:
 def _unique_cmc(own: int, others: tuple[tuple[int, int], ...]) -> list[float]:
     from scipy.special import comb
 
-    nodes_U, weights_U = np.polynomial.legendre.leggauss(256)
+    nodes_U, weights_U = np.polynomial.legendre.leggauss(128)
     u_U1 = (nodes_U[:, None] + 1) / 2
     counts = np.arange(max(RANKS))
     ahead_UK = np.zeros((len(u_U1), len(counts)))
@@ -162,6 +162,8 @@ def _unique_cmc(own: int, others: tuple[tuple[int, int], ...]) -> list[float]:
     for size, many in others:
         hidden_U1 = u_U1 ** (size / own)  # chance that an identity of this size has not shown up yet
         more_UK = comb(many, counts) * (1 - hidden_U1) ** counts * hidden_U1 ** np.maximum(many - counts, 0)
-        ahead_UK = np.stack([(ahead_UK[:, : k + 1] * more_UK[:, k::-1]).sum(axis=1) for k in counts], axis=1)
+        before_UK, ahead_UK = ahead_UK, np.zeros_like(ahead_UK)
+        for k in counts[: many + 1]:
+            ahead_UK[:, k:] += more_UK[:, k, None] * before_UK[:, : len(counts) - k]
     ahead_K = weights_U / 2 @ ahead_UK
     return [float(ahead_K[:r].sum()) for r in RANKS]

@@ -119,10 +119,11 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise BdfError(f"{path}: expected a feature file (.npz), found {'a folder' if path.is_dir() else 'nothing'}")
     try:
-        stored = np.load(path, allow_pickle=False)
-        if isinstance(stored, np.ndarray):
-            raise BdfError(f"{path}: expected an .npz of several arrays, found a single array (.npy); use np.savez")
-        with stored:
+        # Opened here, because np.load leaves a file open that turns out to be damaged.
+        with path.open("rb") as opened:
+            stored = np.load(opened, allow_pickle=False)
+            if isinstance(stored, np.ndarray):
+                raise BdfError(f"{path}: expected an .npz of several arrays, found a single array (.npy); use np.savez")
             return {key: _array(path, stored, key) for key in (*COLUMNS, "similarity", *FLAGS) if key in stored}
     except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
         raise BdfError(f"{path}: expected an .npz written by np.savez, found something else ({error})") from error

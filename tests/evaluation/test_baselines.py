@@ -11,7 +11,10 @@ from bdf_jax.evaluation.ranking import rank_scores
 from bdf_jax.evaluation.statistics import METRICS, per_trial
 
 CASES = {
-    "sysu_mm01": (definitions.small_sysu(seed=1, ids=30), {"galleries": ["agw"], "modes": ["all"], "trial": 0}),
+    "sysu_mm01": (
+        definitions.small_sysu(seed=1, ids=20),
+        {"galleries": ["agw"], "modes": ["all"], "shots": [10], "trial": 0},
+    ),
     "regdb": (definitions.small_regdb(ids=25), {"directions": ["thermal_to_visible"]}),
     "llcm": (definitions.small_llcm(seed=2, ids=30), {"directions": ["visible_to_infrared"], "trial": 0}),
 }

@@ -31,14 +31,14 @@ def test_keys_have_the_order_of_the_scores():
 
 
 @pytest.mark.parametrize("cmc", ["unique", "raw"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_random_scores_with_ties_and_lopsided_galleries(cmc, seed):
     rng = np.random.default_rng(seed)
     index = definitions.small_sysu(seed, ids=9, absent=0.5)
     visible = np.flatnonzero(index.modalities == 0).astype(np.int32)
     query = np.flatnonzero(index.modalities == 1).astype(np.int32)
-    galleries = tuple(rng.permutation(visible)[: rng.integers(len(visible) // 2, len(visible))] for _ in range(3))
-    protocol = Protocol("d", "all", "g", "x", None, (0, 1, 2), query, galleries, cmc, ((3, 2), (6, 1)), False)
+    galleries = tuple(rng.permutation(visible)[: rng.integers(len(visible) // 2, len(visible))] for _ in range(2))
+    protocol = Protocol("d", "all", "g", "x", None, (0, 1), query, galleries, cmc, ((3, 2), (6, 1)), False)
     for trial, rows in enumerate(galleries):
         scores_QG = rng.integers(-2, 3, (len(query), len(rows))).astype(np.float32)
         one = Protocol("d", "all", "g", "x", None, (trial,), query, (rows,), cmc, protocol.ignored_cameras, False)
@@ -58,9 +58,9 @@ def test_random_scores_with_ties_and_lopsided_galleries(cmc, seed):
 def test_blocks_do_not_change_anything():
     index = definitions.small_sysu(seed=3, ids=12)
     features_ND = definitions.coarse_features(index, seed=4)
-    protocols = protocols_for("sysu_mm01", index, galleries=["agw"])
+    protocols = protocols_for("sysu_mm01", index, galleries=["agw"], shots=[10])
     whole = ranking.rank_all(features_ND, index, protocols)
-    for block in (1, 7, 1000):
+    for block in (1, 37):
         for a, b in zip(whole, ranking.rank_all(features_ND, index, protocols, block=block), strict=True):
             for field in ("rank_TQ", "valid_TQ"):
                 np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
