@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import protocol_definitions as definitions
 import pytest
+import scipy.io as scipy_io
 
 from bdf_jax.data.index import ImageIndex
 from bdf_jax.errors import BdfError
@@ -209,6 +210,62 @@ def test_regdb_must_have_206_identities_of_ten_and_ten_images():
     with pytest.raises(BdfError, match=r"2 do not: identity 1 has 9 visible, identity 206 has 9 infrared"):
         check_test_set("regdb", whole.select(np.arange(1, len(whole) - 1)))
     assert check_test_set("regdb", definitions.small_regdb(20, 3)) == ("own", None)
+
+
+def write_tree(root: Path, index: ImageIndex, lists: dict[str, str]):
+    """Empty images: a test list needs no pixels."""
+    for name in index.names.tolist():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    for name, text in lists.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
+def test_a_tree_tells_its_test_images_and_brings_its_galleries(tmp_path):
+    everyone = definitions.small_sysu(seed=2, ids=8, absent=0)
+    lists = {"train": "1,2", "val": "3", "test": "4,5,6,7,8"}
+    write_tree(tmp_path / "tree", everyone, {f"exp/{name}_id.txt": ids for name, ids in lists.items()})
+    index = everyone.select(everyone.pids > 3)
+    save_features(tmp_path / "F.npz", definitions.coarse_features(index, seed=0), index)
+    options = {"modes": ["all"], "shots": [1], "root": tmp_path / "tree"}
+    with pytest.raises(BdfError, match=r"shipped with the project.*--gallery=agw"):  # no exp/rand_perm_cam.mat
+        feature_rows.evaluate_files("sysu_mm01", str(tmp_path / "F.npz"), **options)
+    (row,) = feature_rows.evaluate_files("sysu_mm01", str(tmp_path / "F.npz"), galleries=["agw"], **options)
+    assert row["test_set"] == "tree"
+
+    cells = np.empty((6, 1), object)
+    for cam in range(1, 7):
+        cells[cam - 1, 0] = np.empty((8, 1), object)
+        for pid in range(1, 9):
+            count = ((everyone.cams == cam) & (everyone.pids == pid)).sum()
+            cells[cam - 1, 0][pid - 1, 0] = np.tile(np.arange(1, count + 1, dtype=np.uint8), (10, 1))
+    scipy_io.savemat(tmp_path / "tree" / "exp" / "rand_perm_cam.mat", {"rand_perm_cam": cells})
+    rows = feature_rows.evaluate_files("sysu_mm01", str(tmp_path / "F.npz"), **options)
+    assert [(r["gallery"], r["gallery_size"]) for r in rows] == [("official", 20), ("agw", 20)]
+    assert rows[0]["mAP_std"] == 0  # every trial has the same permutation
+
+    save_features(tmp_path / "F.npz", definitions.coarse_features(everyone, seed=0), everyone)
+    with pytest.raises(BdfError, match=r"3 identities are unknown: 1, 2, 3"):
+        feature_rows.evaluate_files("sysu_mm01", str(tmp_path / "F.npz"), **options)
+
+
+def test_a_regdb_tree_tells_the_identities_of_each_trial(tmp_path):
+    everyone = definitions.small_regdb(ids=6)
+    lists = {}
+    for part, modality in (("visible", 0), ("thermal", 1)):
+        for trial, tested in ((1, (1, 2, 3)), (2, (4, 5, 6))):
+            for role in ("train", "test"):
+                rows = (everyone.modalities == modality) & (np.isin(everyone.pids, tested) == (role == "test"))
+                lines = [f"{name} 0\n" for name in everyone.names[rows].tolist()]
+                lists[f"idx/{role}_{part}_{trial}.txt"] = "".join(lines)
+    write_tree(tmp_path / "tree", everyone, lists)
+    index = everyone.select(everyone.pids > 3)
+    save_features(tmp_path / "F.npz", definitions.coarse_features(index, seed=0), index)
+    rows = feature_rows.evaluate_files("regdb", str(tmp_path / "F.npz"), root=tmp_path / "tree", trial=2)
+    assert {row["test_set"] for row in rows} == {"tree"}
+    with pytest.raises(BdfError, match=r"24 test images are missing .*3 identities are unknown: 4, 5, 6"):
+        feature_rows.evaluate_files("regdb", str(tmp_path / "F.npz"), root=tmp_path / "tree", trial=1)
 
 
 def test_regdbs_ten_trials_are_averaged(tmp_path):

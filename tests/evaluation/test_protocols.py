@@ -3,6 +3,7 @@
 import numpy as np
 import protocol_definitions as definitions
 import pytest
+import scipy.io as scipy_io
 
 from bdf_jax.data.index import INFRARED, VISIBLE, ImageIndex
 from bdf_jax.errors import BdfError
@@ -227,7 +228,6 @@ def test_official_picks_that_do_not_fit_name_the_other_family():
 
 
 def test_a_tree_brings_its_own_permutations(tmp_path):
-    scipy_io = pytest.importorskip("scipy.io")
     index = definitions.small_sysu(seed=11)
     permutations = permutations_of(index, seed=12)
     cells = np.empty((6, 1), object)
