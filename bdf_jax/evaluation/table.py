@@ -18,47 +18,57 @@ FLAGS = ("feature", "use", "flip_tta", "similarity", "rerank")
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
-    """Prints the rows, percent, with half the width of R1's and mAP's interval, and every flag."""
-    console = console or Console(width=None if Console().is_terminal else 200)
-    table = Table(title=_title(rows), caption="percent; ± half of the 95 % bootstrap interval over queries")
+    """Prints the rows, percent, with half the width of R1's and mAP's interval, and every flag.
+
+    Where the console is too narrow, what is the same in all rows moves under the table.
+    """
     flags = [flag for flag in FLAGS if any(row.get(flag) not in (None, "") for row in rows)]
-    for name in (*NAMES, "trials", "queries", "gallery images"):
-        table.add_column(name, justify="right" if name in ("shots", "trials", "queries", "gallery images") else "left")
-    for metric in METRICS:
-        table.add_column(metric, justify="right", no_wrap=True)
-    for flag in flags:
-        table.add_column(flag)
-    for row in rows:
-        table.add_row(
-            *(_word(row.get(name)) for name in NAMES),
-            *(_word(row.get(name)) for name in ("trials", "queries", "gallery_size")),
-            *(_number(row, metric) for metric in METRICS),
-            *(_word(row.get(flag)) for flag in flags),
-        )
-    console.print(table)
+    columns = {name: [_word(row.get(name)) for row in rows] for name in (*NAMES, "trials", "queries")}
+    columns["gallery images"] = [_word(row.get("gallery_size")) for row in rows]
+    columns |= {metric: [_number(row, metric) for row in rows] for metric in METRICS}
+    columns |= {flag: [_word(row.get(flag)) for row in rows] for flag in flags}
+    title = ", ".join(dict.fromkeys(str(row["dataset"]) for row in rows))
+    _print(console, columns, title, "percent; ± half of the 95 % bootstrap interval over queries")
 
 
 def print_differences(rows: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
     """Prints what `--compare` added to each row: the difference in points and its interval."""
-    console = console or Console(width=None if Console().is_terminal else 200)
     compared = [row for row in rows if row.get("compare")]
     if not compared:
         return
-    first, second = compared[0]["model"], compared[0]["compare"]["model"]
-    table = Table(title=f"{first} minus {second}, points", caption="95 % paired bootstrap interval over queries")
-    for name in (*NAMES[1:], *METRICS):
-        table.add_column(name, no_wrap=name in METRICS, justify="right" if name in METRICS else "left")
-    for row in compared:
-        table.add_row(
-            *(_word(row.get(name)) for name in NAMES[1:]),
-            *(
-                f"{d['difference']:+.2f} [{d['ci'][0]:+.2f}, {d['ci'][1]:+.2f}]{'' if d['clear'] else ' ~0'}"
-                for d in row["compare"]["metrics"]
-            ),
-        )
+    columns = {name: [_word(row.get(name)) for row in compared] for name in NAMES[1:]}
+    for i, metric in enumerate(METRICS):
+        columns[metric] = [_difference(row["compare"]["metrics"][i]) for row in compared]
+    title = f"{compared[0]['model']} minus {compared[0]['compare']['model']}, points"
+    caption = "95 % paired bootstrap interval over queries; ~0: it holds 0, these queries do not show a difference"
+    _print(console, columns, title, caption)
+
+
+def _print(console: Console | None, columns: Mapping[str, Sequence[str]], title: str, caption: str) -> None:
+    console = console or Console()
+    if _width(console, _table(columns, title, caption)) > console.width:
+        same = {name: cells[0] for name, cells in columns.items() if name not in METRICS and len(set(cells)) == 1}
+        caption += "\nin every row: " + ", ".join(f"{name} {value}" for name, value in same.items())
+        columns = {name: cells for name, cells in columns.items() if name not in same}
+    table = _table(columns, title, caption)
+    needed = _width(console, table)
+    if needed > console.width:  # a line that the terminal breaks can still be read, one that is cut cannot
+        console = Console(file=console.file, width=needed)
     console.print(table)
-    if not all(d["clear"] for row in compared for d in row["compare"]["metrics"]):
-        console.print("~0: the interval holds 0, so these queries do not show a difference.")
+
+
+def _width(console: Console, table: Table) -> int:
+    return console.measure(table, options=console.options.update_width(1000)).maximum
+
+
+def _table(columns: Mapping[str, Sequence[str]], title: str, caption: str) -> Table:
+    table = Table(title=title, caption=caption)
+    for name, cells in columns.items():
+        number = name in METRICS or all(cell.isdecimal() for cell in cells)
+        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*cells)
+    return table
 
 
 def write_json(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -79,14 +89,15 @@ def write_json(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _title(rows: Sequence[Mapping[str, Any]]) -> str:
-    return ", ".join(dict.fromkeys(str(row["dataset"]) for row in rows))
-
-
 def _word(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "all" if value is None else str(value)
+
+
+def _difference(found: Mapping[str, Any]) -> str:
+    low, high = found["ci"]
+    return f"{found['difference']:+.2f} [{low:+.2f}, {high:+.2f}]{'' if found['clear'] else ' ~0'}"
 
 
 def _number(row: Mapping[str, Any], metric: str) -> str:
