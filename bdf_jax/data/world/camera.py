@@ -68,8 +68,8 @@ def draw_camera(seed: int, place: Place) -> Camera:
     angle = rng.uniform(-0.9, 0.9) * (1.0 if place.band == "visible" else 0.25)  # infrared lamps sit at the lens
     visible = place.band == "visible"
     return Camera(
-        heading=float(rng.choice([0.0, 0.6, -0.6, np.pi, np.pi - 0.6, np.pi + 0.6])),
-        wander=rng.uniform(0.2, 0.4),
+        heading=float(rng.choice([0.0, 0.5, -0.5, np.pi, np.pi - 0.5, np.pi + 0.5])),
+        wander=rng.uniform(0.15, 0.35),
         pitch=rng.uniform(0.05, 0.3),
         perspective=rng.uniform(0.0, 0.25),
         light=(float(np.sin(angle)), float(np.cos(angle))),

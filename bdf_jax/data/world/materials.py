@@ -41,8 +41,11 @@ class Fabric:
 
 
 def reflectance(rgb: np.ndarray, warmth: float, correlation: float, rng: np.random.Generator) -> np.ndarray:
-    """(5,) float32: a colour with its near-infrared reflectance, drawn as the module says, and its warmth."""
-    nir = correlation * float(LUMA @ rgb) + (1 - correlation) * rng.uniform(0.02, 0.98)
+    """(5,) float32: a colour with its near-infrared reflectance, drawn as the module says, and its warmth.
+
+    Most draws are either dark or bright, so that garments stand out against each other.
+    """
+    nir = correlation * float(LUMA @ rgb) + (1 - correlation) * rng.beta(0.6, 0.6)
     return np.array([*rgb, nir, warmth], np.float32)
 
 

@@ -117,7 +117,7 @@ def draw_person(seed: int, pid: int, correlation: float) -> Person:
     shirt_fabric = cloth(rng.uniform(0.55, 0.75), correlation, rng)
     shirt = Upper(
         dataclasses.replace(lower.fabric) if dress else shirt_fabric,
-        hem=rng.uniform(0.46, 0.58),
+        hem=rng.uniform(0.44, 0.6),
         sleeve=float(sleeve),
         ease=rng.uniform(1.0, 1.18),
     )
@@ -143,17 +143,17 @@ def draw_person(seed: int, pid: int, correlation: float) -> Person:
 
 
 def _draw_body(female: bool, rng: np.random.Generator) -> Body:
-    build = float(np.clip(rng.lognormal(0.0, 0.16), 0.76, 1.45))
+    build = float(np.clip(rng.lognormal(0.0, 0.2), 0.72, 1.55))
     shoulder = (0.104 if female else 0.122) * build**0.6 * rng.uniform(0.94, 1.06)
     return Body(
-        crotch=rng.uniform(0.435, 0.505),
+        crotch=rng.uniform(0.43, 0.515),
         shoulder=shoulder,
         chest=shoulder * rng.uniform(0.78, 0.9) * build**0.3,
         waist=(0.068 if female else 0.082) * build * rng.uniform(0.92, 1.08),
         hip=(0.094 if female else 0.086) * build**0.8 * rng.uniform(0.93, 1.07),
         depth=rng.uniform(0.6, 0.75),
         belly=max(0.0, build - 1.0) * rng.uniform(0.3, 1.2),
-        head=rng.uniform(0.062, 0.074),
+        head=rng.uniform(0.06, 0.077),
         limb=build**0.7 * rng.uniform(0.92, 1.08),
     )
 

@@ -135,7 +135,7 @@ def _lamp(planes_CHW: np.ndarray, camera: Camera, rng: np.random.Generator) -> N
     height, width = planes_CHW.shape[1:]
     y_H1 = np.linspace(-1, 1, height, dtype=np.float32)[:, None] - np.float32(rng.normal(0, 0.25))
     x_1W = np.linspace(-0.5, 0.5, width, dtype=np.float32)[None, :] - np.float32(rng.normal(0, 0.15))
-    slope_y, slope_x = rng.normal(0, 0.3), rng.normal(0, 0.5)  # the side the lamps of a room or the sun are on
+    slope_y, slope_x = rng.normal(0, 0.25), rng.normal(0, 0.45)  # the side the lamps of a room or the sun are on
     planes_CHW *= np.exp(np.float32(slope_y) * y_H1) * np.exp(np.float32(slope_x) * x_1W)
     planes_CHW *= 1 / (1 + np.float32(0.8 * camera.falloff) * (y_H1 * y_H1 + x_1W * x_1W))
 

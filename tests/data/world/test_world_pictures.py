@@ -39,7 +39,7 @@ def test_near_infrared_reflectance_is_the_asked_share_of_luma(correlation):
     nir_N = np.array([reflectance(rgb, 0.5, correlation, rng)[3] for rgb in rgb_N3])
     slope = np.polyfit(luma_N, nir_N, 1)[0]
     assert slope == pytest.approx(correlation, abs=0.05)
-    assert np.std(nir_N - correlation * luma_N) == pytest.approx((1 - correlation) * 0.96 / np.sqrt(12), abs=0.02)
+    assert np.std(nir_N - correlation * luma_N) == pytest.approx((1 - correlation) * 0.5 / np.sqrt(2.2), abs=0.02)
 
 
 def test_patterns_show_in_colour_in_the_infrared_or_in_both():
