@@ -243,7 +243,7 @@ def test_a_tree_tells_its_test_images_and_brings_its_galleries(tmp_path):
     scipy_io.savemat(tmp_path / "tree" / "exp" / "rand_perm_cam.mat", {"rand_perm_cam": cells})
     rows = feature_rows.evaluate_files("sysu_mm01", str(tmp_path / "F.npz"), **options)
     assert [(r["gallery"], r["gallery_size"]) for r in rows] == [("official", 20), ("agw", 20)]
-    assert rows[0]["mAP_std"] == 0  # every trial has the same permutation
+    assert rows[0]["mAP_std"] < 1e-9  # every trial has the same permutation
 
     save_features(tmp_path / "F.npz", definitions.coarse_features(everyone, seed=0), everyone)
     with pytest.raises(BdfError, match=r"3 identities are unknown: 1, 2, 3"):
