@@ -1,13 +1,15 @@
 """Evaluates a trained network or a feature file under the protocols of its data set: a table, and JSON if asked.
 
-python evaluate.py --workdir=DIR [--step=N] [--use=base] [--json=OUT]
+python evaluate.py --workdir=DIR [--step=N] [--use=base] [--json=OUT] [--report=DIR]
 python evaluate.py --features=F.npz --dataset=sysu_mm01 [--mode=all] [--shots=1] [--gallery=official] [--json=OUT]
+    [--root=TREE --report=DIR]
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
@@ -44,6 +46,7 @@ TRIAL = flags.DEFINE_integer("trial", None, "Only this trial: 0..9; for RegDB 1.
 SIMILARITY = flags.DEFINE_string("similarity", "", "cosine or dot. Default: what the feature file says, or cosine.")
 RERANK = flags.DEFINE_boolean("rerank", False, "k-reciprocal re-ranking (k1 20, k2 6, lambda 0.3).")
 COMPARE = flags.DEFINE_string("compare", "", "A second feature file of the same images: print the differences.")
+REPORT = flags.DEFINE_string("report", "", "Write an HTML page with curves, histograms and pictures to this folder.")
 JSON = flags.DEFINE_string("json", "", "Write the rows to this file.")
 
 
@@ -51,6 +54,10 @@ def main(_: Sequence[str]) -> None:
     """Prints the table of what was asked for."""
     if bool(FEATURES.value) == bool(WORKDIR.value):
         raise BdfError("give either --workdir=DIR, or --features=FILE.npz and --dataset=sysu_mm01|regdb|llcm")
+    if REPORT.value:
+        from bdf_jax.evaluation.report import check_folder
+
+        check_folder(REPORT.value)  # before the work
     rows = _evaluate_features() if FEATURES.value else _evaluate_workdir()
     if JSON.value:
         from bdf_jax.evaluation import table
@@ -76,6 +83,7 @@ def _evaluate_workdir() -> list[dict]:
         data=config.data,
         rerank=RERANK.value,
         features_file=SAVE_FEATURES.value,
+        report=REPORT.value,
         modes=MODE.value or None,
         shots=feature_rows.parse_shots(SHOTS.value) or None,
         galleries=GALLERY.value or None,
@@ -88,23 +96,28 @@ def _evaluate_features() -> list[dict]:
 
     if not DATASET.value:
         raise BdfError("--features: which protocol? Give --dataset=sysu_mm01, regdb or llcm")
-    rows = feature_rows.evaluate_files(
-        DATASET.value,
-        FEATURES.value,
-        compare=COMPARE.value,
-        root=ROOT.value,
-        trial=TRIAL.value,
-        similarity=SIMILARITY.value or None,
-        rerank=RERANK.value,
-        modes=MODE.value or None,
-        shots=feature_rows.parse_shots(SHOTS.value) or None,
-        galleries=GALLERY.value or None,
-        directions=DIRECTION.value or None,
-    )
+    asked: dict[str, Any] = {
+        "compare": COMPARE.value,
+        "root": ROOT.value,
+        "trial": TRIAL.value,
+        "similarity": SIMILARITY.value or None,
+        "rerank": RERANK.value,
+        "modes": MODE.value or None,
+        "shots": feature_rows.parse_shots(SHOTS.value) or None,
+        "galleries": GALLERY.value or None,
+        "directions": DIRECTION.value or None,
+    }
+    rows = feature_rows.evaluate_files(DATASET.value, FEATURES.value, **asked)
+    notes = feature_rows.notes(rows)
     table.print_table(rows)
     table.print_differences(rows)
-    for note in feature_rows.notes(rows):
+    for note in notes:
         print(f"note: {note}", file=sys.stderr)
+    if REPORT.value:
+        from bdf_jax.evaluation.report.sources import report_features
+
+        page = report_features(REPORT.value, rows, DATASET.value, FEATURES.value, notes=notes, **asked)
+        print(f"report: {page}")
     return rows
 
 

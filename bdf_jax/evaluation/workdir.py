@@ -17,7 +17,7 @@ from bdf_jax.evaluation import baselines
 from bdf_jax.evaluation.feature_file import save_features
 from bdf_jax.evaluation.features import embed_split, flags_of, similarity_of
 from bdf_jax.evaluation.gallery import shipped_picks, tree_picks
-from bdf_jax.evaluation.harness import evaluate
+from bdf_jax.evaluation.harness import evaluate, measure, row
 from bdf_jax.evaluation.protocols import Protocol, protocols_for
 from bdf_jax.evaluation.table import print_table
 from bdf_jax.models import Network, initial_variables
@@ -32,6 +32,7 @@ def evaluate_workdir(
     dataset: Dataset | None = None,
     rerank: bool = False,
     features_file: str | Path = "",
+    report: str | Path = "",
     **choice: Any,
 ) -> list[dict[str, Any]]:
     """Evaluates a checkpoint on its own data set and protocol, and prints the table.
@@ -44,6 +45,7 @@ def evaluate_workdir(
       dataset: the same data, opened already.
       rerank: k-reciprocal re-ranking.
       features_file: where the features of the test images are saved, readable by `evaluate.py --features`.
+      report: folder for a page with curves, histograms and pictures.
       choice: `modes`, `shots`, `galleries`, `directions` of `protocols_for`; by default single-shot with the official
         galleries.
 
@@ -67,9 +69,9 @@ def evaluate_workdir(
     similarity = similarity_of(settings)
     if features_file:
         save_features(features_file, features_ND, dataset.test.index, similarity=similarity, flags=flags_of(settings))
-    rows = evaluate(
-        features_ND, dataset.test.index, protocols, model="trained", similarity=similarity, rerank=rerank, flags=flags
-    )
+    measured = measure(features_ND, dataset.test.index, protocols, similarity=similarity, rerank=rerank)
+    flags |= {"similarity": similarity, "rerank": rerank}
+    rows = [row(p, [m], model="trained", flags=flags) for p, m in zip(protocols, measured, strict=True)]
     baselines.add_chance(rows, dataset.test.index, protocols)
     notes = baselines.near_chance_notes(rows)
     if settings.baselines:
@@ -77,6 +79,14 @@ def evaluate_workdir(
     print_table(rows)
     for note in notes:
         print(f"note: {note}")
+    if report:
+        from bdf_jax.evaluation.report.sources import report_network  # brings matplotlib
+
+        page = report_network(
+            report, rows, metadata=metadata, step=step, variables=variables, dataset=dataset, features_ND=features_ND,
+            protocols=protocols, measured=measured, similarity=similarity, rerank=rerank, notes=notes,
+        )  # fmt: skip
+        print(f"report: {page}")
     return rows
 
 

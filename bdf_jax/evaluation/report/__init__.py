@@ -1,0 +1,271 @@
+"""Seeing an evaluation: one HTML page that needs no network, and its pictures as PNG beside it.
+
+The page holds everything (styles and pictures are written into it, there is no script), so it can be mailed or kept
+with the run. The same inputs give the same bytes: no dates, no paths, fixed seeds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from PIL import Image
+
+from bdf_jax.errors import BdfError
+from bdf_jax.evaluation import baselines
+from bdf_jax.evaluation.report import figures, measures, pictures
+from bdf_jax.evaluation.report.measures import Evaluated, RankedList
+from bdf_jax.evaluation.report.pictures import Derivatives, Picture
+from bdf_jax.evaluation.statistics import METRICS
+from bdf_jax.evaluation.table import FLAGS
+
+__all__ = ["PAGE", "Evaluated", "check_folder", "write_report"]
+
+PAGE = "index.html"
+EACH = 3  # best, median and worst queries
+LENGTH = 10  # gallery images of a ranked list
+TITLES = {"sysu_mm01": "SYSU-MM01", "regdb": "RegDB", "llcm": "LLCM"}
+KNOWN = {"dataset", "model", "mode", "shots", "gallery", "direction", "trials", "queries", "queries_without_match"} | {
+    "gallery_size", "chance_R1", "chance_mAP", "near_chance", "per_trial", "compare"
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """A picture on the page: embedded, once for a light and once for a dark ground where that differs."""
+
+    light: str
+    dark: str = ""
+
+
+def check_folder(out: str | Path) -> Path:
+    """Makes the folder of a report, so that a wrong name fails before the work.
+
+    Raises:
+      BdfError: the folder cannot be made or written to.
+    """
+    folder = Path(out).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f"{PAGE}.partial"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise BdfError(f"--report={out}: expected a folder to write to: {error.strerror or error}") from error
+    return folder
+
+
+def write_report(
+    out: str | Path,
+    rows: Sequence[Mapping[str, Any]],
+    evaluated: Sequence[Evaluated],
+    *,
+    facts: Mapping[str, str],
+    notes: Sequence[str] = (),
+    picture: Picture | None = None,
+    no_pictures: str = "",
+    derivatives: Derivatives | None = None,
+) -> Path:
+    """Writes the page and its pictures, overwriting those of an earlier report in the same folder.
+
+    Args:
+      out: folder; made where it is missing.
+      rows: of the table. The first belong to `evaluated`, protocol by protocol; further ones are baselines.
+      evaluated: what similarities and ranked lists come from (the first) and CMC curves (all).
+      facts: what the page says of data, checkpoint and features.
+      notes: warnings, such as a run near chance, shown first.
+      picture: the test image of a row of the first index at the size `pictures.SIZE`; None: lists without pictures.
+      no_pictures: why there are none, and what to do.
+      derivatives: from `pictures.derivatives_of`; None: without that section.
+
+    Returns:
+      the page's path.
+
+    Raises:
+      BdfError: the folder cannot be written to; an image that cannot be decoded.
+    """
+    folder = check_folder(out)
+    first = evaluated[0]
+    files: dict[str, bytes] = {}
+    curves = _curves(rows, evaluated)
+    similarities = measures.pair_similarities(first)
+    context = {
+        "title": TITLES.get(str(rows[0]["dataset"]), str(rows[0]["dataset"])),
+        "facts": facts,
+        "notes": notes,
+        "rows": [_table_row(number, row) for number, row in enumerate(rows, start=1)],
+        "metrics": METRICS,
+        "headline": _headline(rows[0]),
+        "differences": [row for row in rows if row.get("compare")],
+        "cmc": _figure(files, "cmc", lambda theme: figures.cmc_figure(curves, theme)),
+        "partial_curves": any(not curve.whole and curve.label != "chance" for curve in curves),
+        "histograms": _figure(
+            files, "similarities", lambda theme: figures.similarity_figure(similarities, first.similarity, theme)
+        ),
+        "pairs": similarities,
+        "pair_limit": measures.PAIRS,
+        "similarity": "cosine similarity" if first.similarity == "cosine" else "dot product",
+        "lists": _lists(files, first, measures.ranked_lists(first, each=EACH, length=LENGTH), picture),
+        "list_protocol": first.protocols[0].name,
+        "list_trial": first.protocols[0].trials[0],
+        "length": LENGTH,
+        "rerank": first.rerank,
+        "no_pictures": no_pictures if picture is None else "",
+        "derivatives": derivatives,
+        "examples": _examples(files, first, derivatives) if derivatives else [],
+    }
+    files[PAGE] = _environment().get_template("page.html").render(context).encode("utf-8")
+    _write(folder, files)
+    return folder / PAGE
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,  # names come from files
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = lambda value, digits=2: "-" if math.isnan(value) else f"{value:.{digits}f}"
+    environment.filters["signed"] = lambda value: f"{value:+.2f}"
+    environment.filters["count"] = lambda value: f"{value:,}"
+    return environment
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """The page last, and whole or not at all; what an earlier report had and this one has not goes."""
+    names = [f"ranked-{kind}-{i}.png" for kind in ("best", "median", "worst") for i in range(1, EACH + 1)]
+    try:
+        for name in {*names, "derivatives.png"} - set(files):
+            (folder / name).unlink(missing_ok=True)
+        for name, content in sorted(files.items(), key=lambda item: item[0] == PAGE):
+            partial = folder / f"{name}.partial"
+            try:
+                partial.write_bytes(content)
+                partial.replace(folder / name)
+            finally:
+                partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise BdfError(f"the report could not be written to {folder}: {error.strerror or error}") from error
+
+
+def _figure(files: dict[str, bytes], name: str, draw: Any) -> Shown:
+    light, dark = draw("light"), draw("dark")
+    files[f"{name}.png"] = light
+    return Shown(pictures.data_uri(light), pictures.data_uri(dark))
+
+
+def _curves(rows: Sequence[Mapping[str, Any]], evaluated: Sequence[Evaluated]) -> list[figures.Curve]:
+    measured = [splits for each in evaluated for splits in each.measured]
+    ranks = list(range(1, measures.DEPTH + 1))
+    curves = []
+    for number, row in enumerate(rows, start=1):
+        if row["model"] == "chance":
+            continue
+        splits = measured[number - 1] if number <= len(measured) else None
+        shots = "" if row["shots"] is None else f", {row['shots']} shot{'s' * (row['shots'] > 1)}"
+        curves.append(
+            figures.Curve(
+                panel=_panel(row),
+                label=f"{number}: {row['model']}{shots}, {row['gallery']}",
+                ranks=ranks if splits else baselines.RANKS,
+                percent=measures.cmc_curve(splits).tolist() if splits else [row[f"R{r}"] for r in baselines.RANKS],
+                whole=splits is not None,
+            )
+        )
+    drawn: set[str] = set()
+    for chance in baselines.chance_rows(evaluated[0].index, evaluated[0].protocols):
+        if _panel(chance) not in drawn:  # shots and gallery families move chance little: one line a panel
+            drawn.add(_panel(chance))
+            percent = [chance[f"R{r}"] for r in baselines.RANKS]
+            curves.append(figures.Curve(_panel(chance), "chance", baselines.RANKS, percent, whole=False))
+    return curves
+
+
+def _panel(row: Mapping[str, Any]) -> str:
+    return f"{str(row['direction']).replace('_', ' ')}, {row['mode']}"
+
+
+def _table_row(number: int, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as text: metrics with half the interval's width, and every flag the row carries."""
+    halves = {m: (row[f"{m}_ci"][1] - row[f"{m}_ci"][0]) / 2 for m in METRICS if row.get(f"{m}_ci")}
+    metrics = {*METRICS, *(f"{m}_std" for m in METRICS), *(f"{m}_ci" for m in METRICS)}
+    flags = [key for key in FLAGS if key in row] + sorted(set(row) - KNOWN - metrics - set(FLAGS))
+    return {
+        "near_chance": False,
+        "chance_mAP": math.nan,
+        **row,
+        "number": number,
+        "half": halves,
+        "flags": [(key, _word(row[key])) for key in flags if row[key] not in (None, "")],
+    }
+
+
+def _headline(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    titles = {"R1": "rank 1", "mAP": "mean average precision", "mINP": "mean inverse negative penalty"}
+    return [
+        {"metric": m, "title": title, "value": row[m], "ci": row.get(f"{m}_ci"), "chance": row.get(f"chance_{m}")}
+        for m, title in titles.items()
+    ]
+
+
+def _lists(
+    files: dict[str, bytes], evaluated: Evaluated, lists: Sequence[RankedList], picture: Picture | None
+) -> list[dict[str, Any]]:
+    """Each ranked list with its tiles; their strip goes into a file."""
+    numbers: dict[str, int] = {}
+    shown = []
+    for ranked in lists:
+        numbers[ranked.kind] = numbers.get(ranked.kind, 0) + 1
+        rows, tiles = [ranked.query, *ranked.rows.tolist()], []
+        colours = [pictures.QUERY, *(pictures.HIT if hit else pictures.MISS for hit in ranked.hits)]
+        framed = []
+        if picture:
+            framed = [pictures.framed(picture(row), colour) for row, colour in zip(rows, colours, strict=True)]
+            files[f"ranked-{ranked.kind}-{numbers[ranked.kind]}.png"] = pictures.png(pictures.strip([framed]))
+        for i, row in enumerate(rows):
+            tiles.append(
+                {
+                    **_who(evaluated, row),
+                    "kind": "query" if i == 0 else "hit" if ranked.hits[i - 1] else "miss",
+                    "score": None if i == 0 else float(ranked.scores[i - 1]),
+                    "image": _embedded(framed[i]) if framed else None,
+                }
+            )
+        shown.append({"list": ranked, "number": numbers[ranked.kind], "query": tiles[0], "tiles": tiles[1:]})
+    return shown
+
+
+def _examples(files: dict[str, bytes], evaluated: Evaluated, derivatives: Derivatives) -> list[dict[str, Any]]:
+    """Each identity with its tiles: visible, its derivative, infrared, its derivative."""
+    shown, sheet = [], []
+    for identity in derivatives.examples:
+        tiles: list[dict[str, Any]] = []
+        framed: list[Image.Image] = []
+        for example, modality in zip(identity, pictures.MODALITIES, strict=True):
+            for pixels, kind in ((example.base_HWC, modality), (example.derivative_HWC, f"derivative of {modality}")):
+                if pixels is not None:
+                    framed.append(pictures.framed(pixels, pictures.QUERY))
+                    tiles.append({**_who(evaluated, example.row), "kind": kind, "image": _embedded(framed[-1])})
+        sheet.append(framed)
+        shown.append({"pid": tiles[0]["pid"], "tiles": tiles})
+    files["derivatives.png"] = pictures.png(pictures.strip(sheet))
+    return shown
+
+
+def _who(evaluated: Evaluated, row: int) -> dict[str, Any]:
+    index = evaluated.index
+    return {"name": str(index.names[row]), "pid": int(index.pids[row]), "cam": int(index.cams[row])}
+
+
+def _embedded(image: Image.Image) -> str:
+    return pictures.data_uri(pictures.png(image))
+
+
+def _word(value: Any) -> str:
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)

@@ -1,0 +1,134 @@
+"""Pictures of people: framed tiles, strips of ranked lists, base images beside their derivatives."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import functools
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image, ImageOps
+
+from bdf_jax.augment import MEAN, STD, denormalise, normalise
+from bdf_jax.data.dataset import Split
+from bdf_jax.data.images import decode
+from bdf_jax.data.index import INFRARED, VISIBLE
+from bdf_jax.models import Network
+
+SIZE = (192, 96)  # height and width of a tile inside its frame, pixels
+FRAME = 6
+HIT, MISS, QUERY = "#1a9850", "#d73027", "#8a94a0"
+MODALITIES = ("visible", "infrared")
+
+Picture = Callable[[int], np.ndarray]  # row of the index -> (*SIZE, 3) uint8
+
+
+def png(image: Image.Image) -> bytes:
+    """The image as a PNG without any metadata."""
+    out = io.BytesIO()
+    image.save(out, format="PNG", optimize=True)
+    return out.getvalue()
+
+
+def data_uri(encoded: bytes) -> str:
+    """A PNG as an address that needs no file."""
+    return "data:image/png;base64," + base64.b64encode(encoded).decode("ascii")
+
+
+def framed(pixels_HWC: np.ndarray, colour: str) -> Image.Image:
+    """A tile: uint8 pixels of any size at the size of a tile, in a frame of this colour."""
+    image = Image.fromarray(np.ascontiguousarray(pixels_HWC))
+    if image.size != SIZE[::-1]:
+        image = image.resize(SIZE[::-1], Image.Resampling.BICUBIC)
+    return ImageOps.expand(image, FRAME, colour)
+
+
+def strip(rows: Sequence[Sequence[Image.Image]], gap: int = 8) -> Image.Image:
+    """Tiles side by side, rows below one another, on white."""
+    width, height = SIZE[1] + 2 * FRAME, SIZE[0] + 2 * FRAME
+    columns = max(len(row) for row in rows)
+    sheet = Image.new("RGB", (columns * (width + gap) - gap, len(rows) * (height + gap) - gap), "white")
+    for i, row in enumerate(rows):
+        for j, tile in enumerate(row):
+            sheet.paste(tile, (j * (width + gap), i * (height + gap)))
+    return sheet
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A test image and its derivative, at the size that the network sees.
+
+    Attributes:
+      row: of the index.
+      base_HWC: uint8.
+      derivative_HWC: uint8; None where this modality has no generator.
+    """
+
+    row: int
+    base_HWC: np.ndarray
+    derivative_HWC: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Derivatives:
+    """What the generators make of a few test images.
+
+    Attributes:
+      examples: for each identity one image of each modality, visible first.
+      active: of each modality with a generator, the share of its hidden units that are not 0.
+      clipped: likewise, the share of its derivatives' values beyond what a pixel can show.
+    """
+
+    examples: Sequence[Sequence[Example]]
+    active: Mapping[str, float]
+    clipped: Mapping[str, float]
+
+
+def derivatives_of(
+    network: Network, variables: Mapping[str, Any], split: Split, *, image_size: tuple[int, int], identities: int = 6
+) -> Derivatives | None:
+    """A few identities of a split, spread over it, in both modalities, with what the generators make of them.
+
+    Args:
+      network: built for one device.
+      variables: `params` and `batch_stats`.
+      split: the test images.
+      image_size: (height, width) that the network sees.
+      identities: how many.
+
+    Returns:
+      None where the network has no generators.
+    """
+    kinds = {"both": (VISIBLE, INFRARED), "visible": (VISIBLE,), "infrared": (INFRARED,), "none": ()}
+    present = kinds[network.config.generator.derivatives]
+    index = split.index
+    pids = np.intersect1d(*(index.pids[index.modalities == modality] for modality in (VISIBLE, INFRARED)))
+    if not present or not len(pids):
+        return None
+    pids = pids[np.unique(np.linspace(0, len(pids) - 1, identities).round().astype(int))]
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def derive(images_NHWC: jax.Array, modality: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Derivatives as pixels, active share, clipped share; the compiler drops the rest of the network."""
+        outputs: Any = network.apply(variables, normalise(images_NHWC)[:, None], train=False, bases=(modality,))
+        derivative = outputs["derivatives"][modality]
+        levels = (derivative * STD + MEAN) * 255
+        beyond = ((levels < -0.5) | (levels > 255.5)).mean()
+        return denormalise(derivative), outputs["active"][modality], beyond
+
+    columns: list[list[Example]] = []
+    active, clipped = {}, {}
+    for modality in (VISIBLE, INFRARED):
+        rows = [int(np.flatnonzero((index.pids == pid) & (index.modalities == modality))[0]) for pid in pids]
+        images_NHWC = np.stack([decode(split.encoded(row), str(index.names[row]), image_size) for row in rows])
+        made: Sequence[np.ndarray | None] = [None] * len(rows)
+        if modality in present:
+            pixels, share, beyond = derive(images_NHWC, modality)
+            made = list(np.asarray(pixels))
+            active[MODALITIES[modality]], clipped[MODALITIES[modality]] = float(share), float(beyond)
+        columns.append([Example(*each) for each in zip(rows, images_NHWC, made, strict=True)])
+    return Derivatives(list(zip(*columns, strict=True)), active, clipped)
