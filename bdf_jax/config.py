@@ -283,7 +283,7 @@ def to_dict(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def field_names(cls: type = Config, prefix: str = "") -> list[str]:
+def field_names(cls: Any = Config, prefix: str = "") -> list[str]:
     """Every field as it is written on the command line: 'data.world.seed', ..."""
     names: list[str] = []
     for name, kind in typing.get_type_hints(cls).items():
@@ -306,7 +306,7 @@ def _sections() -> list[str]:
     return [field.name for field in dataclasses.fields(Config)]
 
 
-def _build(cls: type, values: Any, prefix: str) -> Any:
+def _build(cls: Any, values: Any, prefix: str) -> Any:
     if not isinstance(values, (Mapping, ml_collections.ConfigDict)):
         raise BdfError(f"{prefix.rstrip('.')}: expected a section of fields, found {values!r}")
     kinds = typing.get_type_hints(cls)

@@ -44,7 +44,7 @@ def make_embed(network: Network, settings: EvaluationConfig) -> Embed:
 
     def embed(variables: Mapping[str, Any], images_NHWC: jax.Array, modality: int) -> jax.Array:
         def features(images: jax.Array) -> jax.Array:
-            outputs = network.apply(
+            outputs: Any = network.apply(
                 variables, images[:, None], train=False, bases=(modality,), derive=settings.use != "base"
             )
             return outputs["embeddings" if settings.feature == "post_bn" else "features"]

@@ -23,7 +23,7 @@ def schedule(config: OptimiserConfig, epochs: float, steps: int) -> optax.Schedu
     """
     per_epoch = steps / epochs
 
-    def rate(step: jax.Array) -> jax.Array:
+    def rate(step: Any) -> Any:
         epoch = step / per_epoch
         ramp = jnp.clip(epoch / config.warmup_epochs, 0, 1) if config.warmup_epochs else 1.0
         passed = sum(epoch >= milestone for milestone in config.milestones)

@@ -96,7 +96,7 @@ class MetricsFile:
 
     def __init__(self, path: Path, start: int):
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in lines if _step(line) is not None and _step(line) <= start]
+        kept = [line for line in lines if _step(line) <= start]
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(kept))
         os.replace(temporary, path)
@@ -112,9 +112,9 @@ class MetricsFile:
         self._file.close()
 
 
-def _step(line: str) -> int | None:
-    """The step of a line; None where a crash cut it short."""
+def _step(line: str) -> float:
+    """The step of a line; later than any where a crash cut the line short."""
     try:
-        return int(json.loads(line)["step"]) if line.endswith("\n") else None
+        return int(json.loads(line)["step"]) if line.endswith("\n") else float("inf")
     except (ValueError, KeyError, TypeError):
-        return None
+        return float("inf")
