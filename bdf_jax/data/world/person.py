@@ -137,13 +137,13 @@ def draw_person(seed: int, pid: int, correlation: float) -> Person:
         bag=_draw_bag(correlation, rng) if rng.uniform() < 0.6 else None,
         hat=plain(cloth_colour(rng), rng.uniform(0.4, 0.6), correlation, rng) if rng.uniform() < 0.12 else None,
         scarf=plain(cloth_colour(rng), rng.uniform(0.4, 0.55), correlation, rng) if rng.uniform() < 0.12 else None,
-        stride=rng.uniform(0.25, 0.5),
+        stride=rng.uniform(0.15, 0.42),
         cadence=rng.uniform(),
     )
 
 
 def _draw_body(female: bool, rng: np.random.Generator) -> Body:
-    build = float(np.clip(rng.lognormal(0.0, 0.2), 0.72, 1.55))
+    build = float(np.clip(rng.lognormal(0.0, 0.19), 0.74, 1.42))
     shoulder = (0.104 if female else 0.122) * build**0.6 * rng.uniform(0.94, 1.06)
     return Body(
         crotch=rng.uniform(0.43, 0.515),

@@ -17,6 +17,7 @@ from bdf_jax.data.world.view import View
 
 IMAGE_STREAM = 4  # first word after the seed of the random stream of pictures
 FOLDS_STREAM = 5
+DAPPLE = np.float32(0.24)  # depth of patches of light and shade
 OCCLUDED = 0.1  # share of pictures with something in front of the person
 
 
@@ -66,8 +67,8 @@ def render(
     else:
         heading += rng.normal(0, 0.3)
     pitch = max(camera.pitch + rng.normal(0, 0.03), 0.0)
-    scale = height * min(camera.fill * np.exp(rng.normal(0, 0.03)), 1.06)
-    feet = (width * (0.5 + rng.normal(0, 0.04)), height * (0.5 + rng.normal(0, 0.014)) + 0.485 * scale)
+    scale = height * min(camera.fill * np.exp(rng.normal(0, 0.025)), 1.06)
+    feet = (width * (0.5 + rng.normal(0, 0.03)), height * (0.5 + rng.normal(0, 0.01)) + 0.485 * scale)
     folds = _folds(size)
     top, left = int(rng.integers(height)), int(rng.integers(width))
     view = View(
@@ -131,12 +132,16 @@ def _occlude(view: View, correlation: float, rng: np.random.Generator) -> None:
 
 
 def _lamp(planes_CHW: np.ndarray, camera: Camera, rng: np.random.Generator) -> None:
-    """Uneven light: from one side, and brighter in the middle where it comes from the camera."""
+    """Uneven light: dappled, from one side, and brighter in the middle where it comes from the camera.
+
+    It changes slowly over the picture: brightness becomes a poor witness of identity, edges stay what they are.
+    """
     height, width = planes_CHW.shape[1:]
     y_H1 = np.linspace(-1, 1, height, dtype=np.float32)[:, None] - np.float32(rng.normal(0, 0.25))
     x_1W = np.linspace(-0.5, 0.5, width, dtype=np.float32)[None, :] - np.float32(rng.normal(0, 0.15))
     slope_y, slope_x = rng.normal(0, 0.25), rng.normal(0, 0.45)  # the side the lamps of a room or the sun are on
-    planes_CHW *= np.exp(np.float32(slope_y) * y_H1) * np.exp(np.float32(slope_x) * x_1W)
+    dapple_HW = scene.smooth_noise((height, width), (4, 2), rng)
+    planes_CHW *= np.exp(DAPPLE * dapple_HW + np.float32(slope_y) * y_H1 + np.float32(slope_x) * x_1W)
     planes_CHW *= 1 / (1 + np.float32(0.8 * camera.falloff) * (y_H1 * y_H1 + x_1W * x_1W))
 
 

@@ -44,8 +44,8 @@ def backdrop(seed: int, scene: int, band: Band, indoor: bool, size: tuple[int, i
     seen_CHW = planes_CHW[CHANNELS[band]]
     # Behind the person's plane of focus: softer and with less contrast.
     seen_CHW = seen_CHW + 0.5 * (seen_CHW.mean((1, 2), keepdims=True) - seen_CHW)
-    blur = 0.006 * size[0]
-    seen_CHW = gaussian_filter1d(gaussian_filter1d(seen_CHW, blur, 1), blur, 2) * (1 + 0.03 * texture_HW)
+    blur = 0.007 * size[0]
+    seen_CHW = gaussian_filter1d(gaussian_filter1d(seen_CHW, blur, 1), blur, 2) * (1 + 0.025 * texture_HW)
     return np.ascontiguousarray(np.clip(seen_CHW, 0.01, 1), dtype=np.float32)
 
 
