@@ -64,7 +64,7 @@ def train_step(
 
     gradients, (batch_stats, metrics) = jax.grad(loss, has_aux=True)(state.params)
     gradients, metrics = mean(gradients), mean(metrics)
-    metrics["gradient_norm"] = optax.global_norm(gradients)
+    metrics["gradient_norm"] = optax.tree.norm(gradients)
     updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
