@@ -1,0 +1,229 @@
+"""Whole runs on real files: train, save, stop, resume, evaluate."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from bdf_jax import cli
+from bdf_jax.checkpoints import load_variables
+from bdf_jax.config import to_dict, vary
+from bdf_jax.errors import BdfError
+from bdf_jax.evaluation.workdir import evaluate_workdir
+from bdf_jax.training.loop import run
+
+ROOT = Path(__file__).parents[2]
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_variables(one, other):
+    variables = [load_variables(workdir)[1] for workdir in (one, other)]
+    jax.tree.map(np.testing.assert_array_equal, *variables)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_config, tmp_path_factory):
+    """An uninterrupted run: its folder and its rows."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    return workdir, run(tiny_config, workdir)
+
+
+def command_line(config, workdir):
+    """`python train.py` with every field of `config` that differs from the schema's default."""
+
+    def overrides(values, prefix=""):
+        for name, value in values.items():
+            if isinstance(value, dict):
+                yield from overrides(value, f"{prefix}{name}.")
+            elif name != "dir":
+                yield f"--config.{prefix}{name}={value}"
+
+    return [
+        sys.executable, str(ROOT / "train.py"), f"--config={ROOT}/configs/demo.py", f"--workdir={workdir}",
+        f"--config.data.dir={config.data.dir}", *overrides(to_dict(config)),
+    ]  # fmt: skip
+
+
+@pytest.mark.smoke
+def test_a_run_writes_every_step_its_checkpoints_and_the_rows_of_its_protocol(finished):
+    workdir, rows = finished
+    metrics = lines(workdir)
+    assert [m["step"] for m in metrics] == list(range(1, 7))
+    assert all(np.isfinite(list(m.values())).all() for m in metrics)
+    terms = {"did/V", "did/Di", "mml/Dv", "mdl/V>I", "mdl/Di>Dv", "accuracy/I", "active/Dv", "deviation/Di"}
+    assert terms | {"loss", "did", "mml", "mdl", "learning_rate", "gradient_norm"} <= set(metrics[0])
+    assert sum(name.startswith("mdl/") for name in metrics[0]) == 8
+    for m in metrics:
+        np.testing.assert_allclose(m["loss"], m["did"] + m["mml"] + 0.1 * m["mdl"], rtol=1e-5)
+    assert sorted(os.listdir(workdir / "checkpoints")) == ["4", "6"]  # the last, and the one before
+    keys = "dataset model mode shots gallery direction trials queries gallery_size R1 R5 R10 R20 mAP mINP feature use"
+    assert [(row["mode"], row["shots"], row["gallery"], row["model"]) for row in rows] == [
+        ("all", 1, "official", "trained"), ("indoor", 1, "official", "trained"),
+    ]  # fmt: skip
+    assert all(set(keys.split()) <= set(row) for row in rows)
+
+
+def test_a_finished_run_says_so_and_evaluates_to_the_same_rows(finished, tiny_config, capsys):
+    workdir, rows = finished
+    assert run(tiny_config, workdir) == rows
+    assert "the run is finished: 6 of 6 steps are done" in capsys.readouterr().out
+    assert evaluate_workdir(workdir) == rows
+
+
+def test_an_interrupted_run_ends_bit_identical_to_the_uninterrupted_one(finished, tiny_config, tmp_path):
+    """SIGKILL in the middle, then the same command again: real processes, real files."""
+    workdir = tmp_path / "killed"
+    with (
+        (tmp_path / "log.txt").open("w") as log,
+        subprocess.Popen(command_line(tiny_config, workdir), stdout=log, stderr=log, cwd=tmp_path) as process,
+    ):
+        deadline = time.monotonic() + 240
+        while not (workdir / "checkpoints" / "2").is_dir():
+            assert process.poll() is None, (tmp_path / "log.txt").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    run(tiny_config, workdir)
+    assert_same_variables(finished[0], workdir)
+    assert lines(finished[0]) == lines(workdir)
+
+
+def test_sigterm_saves_and_exits_with_its_own_code(finished, tiny_config, tmp_path):
+    workdir = tmp_path / "terminated"
+    config = vary(tiny_config, {"training.checkpoint_every": 100})
+    with subprocess.Popen(
+        command_line(config, workdir), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + 240
+        while not (workdir / "metrics.jsonl").exists():  # training has begun
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.terminate()
+        _, error = process.communicate(timeout=240)
+    if process.returncode == 0:
+        pytest.fail("the run ended before the signal came")
+    assert process.returncode == 75
+    assert "the same command continues" in error
+    assert "Traceback" not in error
+    run(config, workdir)
+    assert_same_variables(finished[0], workdir)
+
+
+def test_pmap_trains_to_the_same_network_up_to_rounding(finished, tiny_config, tmp_path):
+    config = vary(tiny_config, {"training.compiler": "pmap"})
+    run(config, tmp_path)
+    for one, other in zip(lines(finished[0])[:2], lines(tmp_path)[:2], strict=True):
+        np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-4)
+
+
+def test_validation_keeps_the_best_checkpoint_and_evaluation_takes_it(tiny_config, tmp_path, capsys):
+    config = vary(
+        tiny_config,
+        {"data.world.train_ids": 8, "data.train_split": "train", "data.identities": 4, "training.validate_every": 2},
+    )
+    run(config, tmp_path)
+    printed = capsys.readouterr()
+    scores = {
+        int(line.split()[1].rstrip(":")): float(line.split()[3])
+        for line in (printed.out + printed.err).splitlines()
+        if "on the validation identities" in line
+    }
+    assert set(scores) == {2, 4, 6}
+    best = max(scores, key=lambda step: scores[step])
+    assert {int(step) for step in os.listdir(tmp_path / "checkpoints")} == {best, 4, 6}
+    assert f"evaluating the checkpoint of step {best} " in printed.out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.identities": 7}, "P = 7 distinct identities, but the training split has 6"),
+        ({"data.root": "/nowhere/at/all"}, "/nowhere/at/all"),
+        ({"data.world.train_ids": 0}, "data.root is empty"),
+    ],
+)
+def test_bad_input_is_an_error_before_anything_is_trained(tiny_config, tmp_path, changes, message):
+    with pytest.raises(BdfError, match=message):
+        run(vary(tiny_config, changes), tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_checkpoint_is_refused_on_other_splits(finished, tiny_config):
+    workdir, _ = finished
+    other = vary(tiny_config, {"data.world.seed": 5, "data.world.train_ids": 7})
+    with pytest.raises(BdfError, match="trained on sysu_mm01 in the synthetic world"):
+        evaluate_workdir(workdir, data=other.data)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_terms(tiny_config, tmp_path):
+    config = vary(tiny_config, {"optimiser.learning_rate": 1e30, "optimiser.warmup_epochs": 0.0})
+    with pytest.raises(BdfError, match=r"step \d: .*/.* = (nan|inf).* training stops, and the last checkpoint is kept"):
+        run(config, tmp_path)
+    steps = [line["step"] for line in lines(tmp_path)]
+    assert steps == list(range(1, len(steps) + 1))
+    assert not list((tmp_path / "checkpoints").glob("6"))
+
+
+def test_a_full_disk_names_the_folder_and_keeps_the_checkpoint_before(tiny_config, tmp_path):
+    """The file-size limit of the process stands in for the disk: writing fails as on a full one."""
+    script = (
+        "import json, resource, sys\n"
+        "from bdf_jax import config, errors\n"
+        "from bdf_jax.training import loop\n"
+        "settings = config.from_dict(json.loads(sys.argv[1]))\n"
+        "save = loop.Checkpoints.save\n"
+        "def limited(self, step, *arguments):\n"
+        "    if step == 4:\n"
+        "        self.wait()\n"
+        "        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))\n"
+        "    save(self, step, *arguments)\n"
+        "loop.Checkpoints.save = limited\n"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "try:\n"
+        "    loop.run(settings, sys.argv[2])\n"
+        "except errors.BdfError as error:\n"
+        "    print('BdfError:', error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(to_dict(tiny_config)), str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        cwd=ROOT,
+    )
+    assert "BdfError:" in done.stdout, done.stderr[-3000:]
+    assert "could not be saved" in done.stdout
+    assert "the checkpoint of step 2 is whole" in done.stdout
+    assert load_variables(tmp_path / "run")[2] == 2
+
+
+def test_exit_codes_are_those_that_scripts_rely_on(tmp_path):
+    def train(*arguments):
+        return subprocess.run(
+            [sys.executable, "train.py", *arguments], capture_output=True, text=True, check=False, cwd=ROOT
+        )
+
+    unknown = train("--config=configs/demo.py", "--config.optimiser.learning_rat=1")
+    assert unknown.returncode == cli.WRONG_FLAG
+    assert "nearest: optimiser.learning_rate" in unknown.stderr
+    impossible = train("--config=configs/demo.py", f"--workdir={tmp_path}", "--config.model.arch=resnet5")
+    assert impossible.returncode == 1
+    assert "did you mean 'resnet50'?" in impossible.stderr
+    missing = train("--config=configs/nothing.py", f"--workdir={tmp_path}")
+    assert missing.returncode == cli.WRONG_FLAG
+    for done in (unknown, impossible, missing):
+        assert done.stderr.startswith("error: ")
+        assert "Traceback" not in done.stderr
