@@ -64,6 +64,7 @@ def write_report(
     rows: Sequence[Mapping[str, Any]],
     evaluated: Sequence[Evaluated],
     *,
+    title: str,
     facts: Mapping[str, str],
     notes: Sequence[str] = (),
     picture: Picture | None = None,
@@ -76,6 +77,7 @@ def write_report(
       out: folder; made where it is missing.
       rows: of the table. The first belong to `evaluated`, protocol by protocol; further ones are baselines.
       evaluated: what similarities and ranked lists come from (the first) and CMC curves (all).
+      title: of the page.
       facts: what the page says of data, checkpoint and features.
       notes: warnings, such as a run near chance, shown first.
       picture: the test image of a row of the first index at the size `pictures.SIZE`; None: lists without pictures.
@@ -94,7 +96,7 @@ def write_report(
     curves = _curves(rows, evaluated)
     similarities = measures.pair_similarities(first)
     context = {
-        "title": TITLES.get(str(rows[0]["dataset"]), str(rows[0]["dataset"])),
+        "title": title,
         "facts": facts,
         "notes": notes,
         "rows": [_table_row(number, row) for number, row in enumerate(rows, start=1)],
@@ -102,6 +104,7 @@ def write_report(
         "headline": _headline(rows[0]),
         "differences": [row for row in rows if row.get("compare")],
         "cmc": _figure(files, "cmc", lambda theme: figures.cmc_figure(curves, theme)),
+        "single_panel": len({curve.panel for curve in curves}) == 1,
         "partial_curves": any(not curve.whole and curve.label != "chance" for curve in curves),
         "histograms": _figure(
             files, "similarities", lambda theme: figures.similarity_figure(similarities, first.similarity, theme)
@@ -110,7 +113,7 @@ def write_report(
         "pair_limit": measures.PAIRS,
         "similarity": "cosine similarity" if first.similarity == "cosine" else "dot product",
         "lists": _lists(files, first, measures.ranked_lists(first, each=EACH, length=LENGTH), picture),
-        "list_protocol": first.protocols[0].name,
+        "list_protocol": first.protocols[0].name.split(", ", 1)[1].replace("_", " "),
         "list_trial": first.protocols[0].trials[0],
         "length": LENGTH,
         "rerank": first.rerank,

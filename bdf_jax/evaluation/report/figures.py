@@ -1,4 +1,4 @@
-"""CMC curves and histograms as PNG, on a light and on a dark ground; no global state of Matplotlib is touched."""
+"""CMC curves and histograms as PNG, on a light and on a dark ground; Matplotlib's own state stays as it was."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from matplotlib.figure import Figure
 from bdf_jax.evaluation.report.measures import DEPTH, PairSimilarities
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, without its black and yellow.
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+PALETTES = {
+    "light": ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"),
+    "dark": ("#56b4e9", "#e69f00", "#00b886", "#cc79a7", "#2f8fd0", "#e8703a"),
+}
 THEMES = {
     "light": {"ground": "#ffffff", "text": "#1d2329", "faint": "#d9dee4"},
     "dark": {"ground": "#1a1e24", "text": "#e4e8ec", "faint": "#39414b"},
@@ -45,18 +48,30 @@ class Curve:
 
 
 def cmc_figure(curves: Sequence[Curve], theme: str) -> bytes:
-    """One panel for each direction and mode, percent of the queries over rank 1 to 20."""
+    """One panel for each direction and mode, percent of the queries over rank 1 to 20, as PNG."""
+    with style.context(_style(THEMES[theme])):
+        return _png(_draw_cmc(curves, theme))
+
+
+def similarity_figure(pairs: Mapping[str, PairSimilarities], similarity: str, theme: str) -> bytes:
+    """One panel for each kind of pair, on one scale: densities of true and of false pairs, as PNG."""
+    with style.context(_style(THEMES[theme])):
+        return _png(_draw_similarities(pairs, similarity, theme))
+
+
+def _draw_cmc(curves: Sequence[Curve], theme: str) -> Figure:
+    colours = len(PALETTES[theme])
     panels = list(dict.fromkeys(curve.panel for curve in curves))
     columns = min(2, len(panels))
-    figure, axes = _figure(-(-len(panels) // columns), columns, theme, height=4.2)
+    figure, axes = _figure(-(-len(panels) // columns), columns, height=4.2)
     for axis, panel in zip(axes, panels, strict=False):
         members = [curve for curve in curves if curve.panel == panel]
         lines = []
         for number, curve in enumerate(members):
             chance = curve.label == "chance"
             look: dict[str, Any] = {
-                "color": THEMES[theme]["text"] if chance else PALETTE[number % len(PALETTE)],
-                "linestyle": STYLES[number // len(PALETTE) % len(STYLES)],
+                "color": THEMES[theme]["text"] if chance else PALETTES[theme][number % colours],
+                "linestyle": STYLES[number // colours % len(STYLES)],
                 "linewidth": 1.8,
             }
             if not curve.whole:
@@ -72,12 +87,12 @@ def cmc_figure(curves: Sequence[Curve], theme: str) -> bytes:
         legend.get_frame().set(alpha=0.8, linewidth=0)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-    return _png(figure, theme)
+    return figure
 
 
-def similarity_figure(pairs: Mapping[str, PairSimilarities], similarity: str, theme: str) -> bytes:
-    """One panel for each kind of pair, on one scale: densities of true and of false pairs."""
-    figure, axes = _figure(1, len(pairs), theme, height=3.4)
+def _draw_similarities(pairs: Mapping[str, PairSimilarities], similarity: str, theme: str) -> Figure:
+    true, false = PALETTES[theme][:2]
+    figure, axes = _figure(1, len(pairs), height=3.4)
     values = np.concatenate([side for kind in pairs.values() for side in (kind.true_P, kind.false_P)])
     low, high = (float(values.min()), float(values.max())) if len(values) else (-1.0, 1.0)
     if high - low < 1e-6:  # all features alike: a scale is still needed
@@ -85,8 +100,8 @@ def similarity_figure(pairs: Mapping[str, PairSimilarities], similarity: str, th
     edges = np.linspace(low, high, BINS + 1)
     for axis, (kind, found) in zip(axes, pairs.items(), strict=True):
         for side, colour, name in (
-            (found.false_P, PALETTE[1], "false pairs"),
-            (found.true_P, PALETTE[0], "true pairs"),
+            (found.false_P, false, "false pairs"),
+            (found.true_P, true, "true pairs"),
         ):
             if not len(side):
                 continue
@@ -98,18 +113,16 @@ def similarity_figure(pairs: Mapping[str, PairSimilarities], similarity: str, th
         axis.set_xlabel("cosine similarity" if similarity == "cosine" else "dot product")
         axis.set_ylabel("density")
         axis.set_xlim(low, high)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.25 * max(axis.get_ylim()[1], 1e-3))  # room for the legend
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8, loc="best", framealpha=0.8)
-    return _png(figure, theme)
+    return figure
 
 
-def _figure(rows: int, columns: int, theme: str, *, height: float) -> tuple[Figure, list[Axes]]:
-    colours = THEMES[theme]
-    with style.context(_style(colours)):
-        figure = Figure(figsize=(5.6 * columns if columns < 3 else 4.2 * columns, height * rows), layout="constrained")
-        axes = np.atleast_1d(figure.subplots(rows, columns)).ravel().tolist()
-    return figure, axes
+def _figure(rows: int, columns: int, *, height: float) -> tuple[Figure, list[Axes]]:
+    width = 5.6 if columns < 3 else 4.2
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    return figure, np.atleast_1d(figure.subplots(rows, columns)).ravel().tolist()
 
 
 def _style(colours: Mapping[str, str]) -> list[Any]:
@@ -141,9 +154,9 @@ def _style(colours: Mapping[str, str]) -> list[Any]:
     ]
 
 
-def _png(figure: Figure, theme: str) -> bytes:
+def _png(figure: Figure) -> bytes:
     out = io.BytesIO()
-    with warnings.catch_warnings(), style.context(_style(THEMES[theme])):
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a name in a script that the font lacks: boxes will do
         figure.savefig(out, format="png", dpi=160, metadata={"Software": None})
     return out.getvalue()

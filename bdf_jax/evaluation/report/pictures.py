@@ -30,7 +30,7 @@ Picture = Callable[[int], np.ndarray]  # row of the index -> (*SIZE, 3) uint8
 def png(image: Image.Image) -> bytes:
     """The image as a PNG without any metadata."""
     out = io.BytesIO()
-    image.save(out, format="PNG", optimize=True)
+    image.save(out, format="PNG")
     return out.getvalue()
 
 

@@ -55,8 +55,9 @@ def report_network(
     network = Network(config.model, metadata.num_classes)
     size, generator = config.data.image_size, config.model.generator
     world = config.data.world
-    data = TITLES[dataset.name] + ("" if dataset.trial is None else f", trial {dataset.trial}")
+    title = data = TITLES[dataset.name] + ("" if dataset.trial is None else f", trial {dataset.trial}")
     if not config.data.root:
+        title = "a synthetic world"
         data = f"a synthetic world, laid out as {data} ({world.train_ids} identities to train on, seed {world.seed})"
     made = "none" if generator.derivatives == "none" else f"{generator.kind}, {generator.derivatives}"
     facts = {
@@ -75,6 +76,7 @@ def report_network(
         out,
         rows,
         [Evaluated(features_ND, test.index, similarity, rerank, protocols, [[m] for m in measured])],
+        title=f"Evaluation on {title}",
         facts=facts,
         notes=notes,
         picture=picture,
@@ -144,6 +146,7 @@ def report_features(
         out,
         rows,
         evaluated,
+        title=f"Evaluation of {names[0].stem} on {TITLES[dataset]}",
         facts=facts,
         notes=notes,
         picture=picture if root else None,  # the names were then checked against the tree's own
