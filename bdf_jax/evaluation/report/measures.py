@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
@@ -47,10 +48,16 @@ class Evaluated:
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """(R, D) float32, as they are compared: of length 1 for cosines."""
         chosen_RD = self.features_ND[rows].astype(np.float32)
-        if self.similarity == "dot":
-            return chosen_RD
-        norm_R1 = np.linalg.norm(chosen_RD.astype(np.float64), axis=1, keepdims=True)
-        return (chosen_RD / np.maximum(norm_R1, np.finfo(np.float32).tiny)).astype(np.float32)
+        return chosen_RD if self.similarity == "dot" else (chosen_RD / self._norm_N1[rows]).astype(np.float32)
+
+    @functools.cached_property
+    def _norm_N1(self) -> np.ndarray:
+        block = max(1, BLOCK_ELEMENTS // self.features_ND.shape[1])
+        parts = [
+            np.linalg.norm(self.features_ND[i : i + block].astype(np.float64), axis=1, keepdims=True)
+            for i in range(0, len(self.features_ND), block)
+        ]
+        return np.maximum(np.concatenate(parts), np.finfo(np.float32).tiny)
 
 
 def cmc_curve(splits: Sequence[Measured], depth: int = DEPTH) -> np.ndarray:
