@@ -21,7 +21,7 @@ CONFIG = Config(
         image_size=(64, 32),
         identities=16,
         images=2,
-        world=WorldConfig(train_ids=512, test_ids=192, images=2),
+        world=WorldConfig(train_ids=512, test_ids=256, images=2),
     ),
     # Erasing helps a run of hours and hurts one of minutes.
     augment=AugmentConfig(pad=4, erase=0.0),
@@ -30,7 +30,7 @@ CONFIG = Config(
     # From scratch the cross-modality term needs the weight of the others; 0.1 suits a pretrained network.
     loss=LossConfig(mdl_weight=1.0),
     optimiser=OptimiserConfig(learning_rate=3e-3, warmup_epochs=0.5, milestones=(6.5, 8.5)),
-    training=TrainingConfig(epochs=10.0, steps=700, log_every=1, checkpoint_every=100),
+    training=TrainingConfig(epochs=10.0, steps=900, log_every=1, checkpoint_every=100),
     evaluation=EvaluationConfig(baselines=True, batch_size=256),
 )
 

@@ -8,6 +8,8 @@ import pytest
 from bdf_jax import losses
 from bdf_jax.losses import PAIRS, did_loss, mdl_edges, mdl_loss, mml_loss, ranking_loss, ranking_terms
 
+pytestmark = pytest.mark.smoke
+
 P, K, M, D = 5, 3, 4, 7
 
 

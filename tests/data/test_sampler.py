@@ -9,6 +9,8 @@ from bdf_jax.data.index import INFRARED, VISIBLE, ImageIndex
 from bdf_jax.data.sampler import make_sampler, steps_per_epoch
 from bdf_jax.errors import BdfError
 
+pytestmark = pytest.mark.smoke
+
 PIDS = [3, 8, 11, 40, 41]  # with 1 .. 5 visible and 5 .. 1 infrared images, rows shuffled
 
 

@@ -11,6 +11,8 @@ from bdf_jax.evaluation import gallery, harness
 from bdf_jax.evaluation.protocols import protocols_for
 from bdf_jax.evaluation.statistics import METRICS
 
+pytestmark = pytest.mark.smoke
+
 ALL, INDOOR = (1, 2, 4, 5), (1, 2)
 
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tqdm import tqdm
 
 from bdf_jax.data.images import cores, verify
 from bdf_jax.data.index import ImageIndex
 from bdf_jax.data.trees import Tree
 from bdf_jax.errors import BdfError
+from bdf_jax.progress import bar as progress_bar
 
 SHARD_BYTES = 64 << 20  # TFDS keeps the examples of one shard in memory until the shard is written
 READ_AHEAD = 256  # images read and checked ahead of the writer
@@ -62,7 +62,7 @@ class _Progress:
         self._root = Path(tree.root)
         self._left = shard_count
         self._bad: list[str] = []
-        self._bar = tqdm(
+        self._bar = progress_bar(
             total=sum(map(len, tree.parts.values())),
             desc=f"preparing {tree.dataset}",
             unit=" images",

@@ -14,11 +14,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tqdm import tqdm
-
 from bdf_jax.data.world.plan import Plan, WorldSpec, make_plan, make_spec
 from bdf_jax.data.world.worker import write_share
 from bdf_jax.errors import BdfError
+from bdf_jax.progress import bar as progress_bar
 
 RECORD = "world.json"  # in the root of every finished world: its parameters
 WORTH_A_PROCESS = 400  # pictures; starting a process costs about half a second
@@ -93,7 +92,7 @@ def write_world(
         for name, content in plan.files().items():
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             (partial / name).write_bytes(content)
-        with tqdm(total=len(plan.shots), desc=f"world {root.name}", unit="image", disable=not progress) as bar:
+        with progress_bar(total=len(plan.shots), desc=f"world {root.name}", unit="image", disable=not progress) as bar:
             _write_images(spec, plan, partial, workers or _cores(), bar.update)
         (partial / RECORD).write_text(json.dumps(dataclasses.asdict(spec), indent=1) + "\n")
         partial.chmod(0o777 & ~_umask())  # temporary folders are private, data sets are not
