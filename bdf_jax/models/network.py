@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from bdf_jax.config import ModelConfig
+from bdf_jax.errors import BdfError
 from bdf_jax.models.derivative import generators
 from bdf_jax.models.layers import BatchNorm
 from bdf_jax.models.mobilenet import FEATURES as MOBILENET_FEATURES
@@ -146,7 +147,10 @@ def _pool(module: nn.Module, x_NMHWC: jax.Array, config: ModelConfig) -> jax.Arr
     """Global pooling of each horizontal stripe; the stripes' features follow one another in D."""
     H = x_NMHWC.shape[2]
     if H < config.stripes:
-        raise ValueError(f"model.stripes: {config.stripes} stripes need as many rows, the last stage has {H}")
+        raise BdfError(
+            f"model.stripes: {config.stripes} stripes need as many rows, but the last stage has {H}; "
+            "set fewer stripes or a larger data.image_size"
+        )
     edges = [round(i * H / config.stripes) for i in range(config.stripes + 1)]
     stripes = [x_NMHWC[:, :, top:bottom] for top, bottom in itertools.pairwise(edges)]
     if config.pool == "max":

@@ -80,7 +80,8 @@ def _stem(x: jax.Array, architecture: Architecture, conv: Any, norm: Any, train:
     if architecture.small_stem:
         x = nn.relu(norm(name="bn")(conv(width, 3, name="conv")(x), train=train))
         N, M, H, W, C = x.shape
-        return x.reshape(N, M, H // 2, 2, W // 2, 2, C).max(axis=(3, 5))
+        even = x[:, :, : H // 2 * 2, : W // 2 * 2]  # as a pooling window without padding would see it
+        return even.reshape(N, M, H // 2, 2, W // 2, 2, C).max(axis=(3, 5))
     x = conv(width, 7, 2, name="conv")(x)
     return max_pool(nn.relu(norm(name="bn")(x, train=train)))
 

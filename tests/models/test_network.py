@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bdf_jax.config import GeneratorConfig, ModelConfig
+from bdf_jax.errors import BdfError
 from bdf_jax.models import Network, feature_size, initial_variables
 
 TINY = ModelConfig(arch="tiny")
@@ -205,5 +206,5 @@ def test_bfloat16_computes_low_and_keeps_parameters_and_features_high():
 
 def test_too_many_stripes_are_refused():
     network = Network(dataclasses.replace(TINY, stripes=6), 10)
-    with pytest.raises(ValueError, match="6 stripes need as many rows, the last stage has 4"):
+    with pytest.raises(BdfError, match="6 stripes need as many rows, but the last stage has 4"):
         initial_variables(network, 0, SIZE)
