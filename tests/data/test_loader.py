@@ -189,7 +189,8 @@ def test_an_iterator_left_early_leaves_nothing_behind(dataset, prepared, workers
 
 
 LOOP = """if True:
-    import sys
+    import signal, sys
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the test's own parent ignores
     from bdf_jax.config import DataConfig
     from bdf_jax.data.dataset import open_dataset
     from bdf_jax.data.loader import train_batches
@@ -213,7 +214,6 @@ def start_loop(prepared, workers: int, end: str) -> subprocess.Popen:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "running\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -182,11 +181,14 @@ def test_a_disk_that_is_too_small_is_seen_beforehand(sysu, tmp_path, monkeypatch
 
 
 def test_a_disk_that_fills_up_while_writing(sysu, tmp_path):
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
+    # A process that may write 20 kB a file becomes the command; forking this one would fork JAX's threads with it.
+    limited = (
+        "import os, resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
     command = [*COMMAND, "--dataset=sysu_mm01", f"--root={sysu}", f"--dir={tmp_path / 'dir'}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, preexec_fn=limit)
+    done = subprocess.run([sys.executable, "-c", limited, *command], capture_output=True, text=True, timeout=60)
     assert done.returncode != 0
     assert "error: data.dir: no space left to write" in done.stderr
     assert "Traceback" not in done.stderr
