@@ -1,15 +1,17 @@
 """Every test process compiles into one private cache, so that a program is compiled once a session at most."""
 
 import os
+import shutil
 import tempfile
 
 import pytest
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Before jax is imported: subprocesses of tests inherit it.
+    # Before jax is imported: subprocesses of tests, and pytest-xdist's workers, inherit it.
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="bdf-jax-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     # Compiling is most of a test's time, and what is compiled runs for a moment only.
