@@ -75,7 +75,7 @@ def test_the_shipped_experiments_fit_the_schema_and_differ_as_their_names_say(mo
         path.stem: from_dict(importlib.import_module(f"configs.{path.stem}").get_config())
         for path in sorted(ROOT.glob("configs/[a-z]*.py"))
     }
-    assert set(load) == {"demo", "sysu_mm01", "regdb", *(f"ablation_{row}" for row in "abcdef")}
+    assert set(load) == {"demo", "sysu_mm01", "sysu_mm01_agw", "regdb", *(f"ablation_{row}" for row in "abcdef")}
     assert load["sysu_mm01"] == Config()
     assert load["ablation_f"] == load["demo"]
     assert load["regdb"].data.dataset == "regdb"
