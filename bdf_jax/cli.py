@@ -71,7 +71,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
                 _check_field(name.removeprefix("config."))
             elif name == "config" and value and not os.path.isfile(value.split(":", 1)[0]):
                 raise BdfError(f"--config={value}: no such file; the project's own are in configs/")
-        return flags.FLAGS(argv)
+        return flags.FLAGS([argv[0], *map(_underscored, argv[1:])])
     except (BdfError, flags.Error) as error:
         print(f"error: {error}\nPass --helpshort to see the flags.", file=sys.stderr)
     except Exception as error:  # a configuration file is a program, and can fail like one
@@ -82,3 +82,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
 def _check_field(path: str) -> None:
     if path not in configs.field_names():
         raise configs.unknown_field(path)
+
+
+def _underscored(argument: str) -> str:
+    """`--save-features=F` as `--save_features=F`: both spellings of a flag are right."""
+    name, equals, value = argument.partition("=")
+    return name[:2] + name[2:].replace("-", "_") + equals + value if name.startswith("--") else argument

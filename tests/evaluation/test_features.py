@@ -1,0 +1,134 @@
+"""Embedding a split: every image once, the same vectors whatever the batch, the devices or the order."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from bdf_jax.augment import normalise
+from bdf_jax.config import Config as FullConfig
+from bdf_jax.config import DataConfig, EvaluationConfig, ModelConfig, WorldConfig, to_dict, vary
+from bdf_jax.data.dataset import open_dataset
+from bdf_jax.data.images import decode
+from bdf_jax.evaluation.features import depends_on_modality, embed_split, make_embed
+from bdf_jax.models import Network, initial_variables
+
+ROOT = Path(__file__).parents[2]
+SIZE = (32, 16)
+MODEL = ModelConfig(arch="tiny", split_at=1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    world = WorldConfig(train_ids=4, test_ids=3, images=2, size=SIZE)
+    return DataConfig(dir=str(tmp_path_factory.mktemp("data")), image_size=SIZE, world=world)
+
+
+@pytest.fixture(scope="module")
+def split(data):
+    return open_dataset(data, progress=False).test
+
+
+@pytest.fixture(scope="module")
+def variables():
+    made = initial_variables(Network(MODEL, 4), 0, SIZE)
+    # Statistics as after some training: without them the derivative would be the base up to a factor.
+    noisy = jax.tree.map(
+        lambda a: a + 0.1 * np.random.default_rng(1).random(a.shape).astype(np.float32), made["batch_stats"]
+    )
+    return {"params": made["params"], "batch_stats": noisy}
+
+
+def embed(variables, split, **changes):
+    settings = EvaluationConfig(**{"batch_size": 16, **changes})
+    return embed_split(Network(MODEL, 4), variables, split, image_size=SIZE, settings=settings, progress=False)
+
+
+def one_by_one(variables, split, output, flip=False):
+    """Normalised base and derivative vectors of each image alone, by the network without any of the code tested."""
+    network, vectors = Network(MODEL, 4), []
+    apply = jax.jit(
+        lambda x, base: network.apply(variables, x, train=False, bases=(base,))[output][0], static_argnums=1
+    )
+    for row in range(len(split)):
+        image = normalise(decode(split.encoded(row), "", SIZE).copy())[None, None]
+        base = int(split.index.modalities[row])
+        both = np.asarray(apply(image, base))
+        if flip:
+            both = (both + np.asarray(apply(image[:, :, :, ::-1], base))) / 2
+        vectors.append(both / np.linalg.norm(both, axis=-1, keepdims=True))
+    return np.stack(vectors)
+
+
+@pytest.mark.parametrize("feature", ["post_bn", "pre_bn"])
+def test_a_row_is_the_normalised_feature_of_its_image(variables, split, feature):
+    found = embed(variables, split, feature=feature)
+    expected = one_by_one(variables, split, {"post_bn": "embeddings", "pre_bn": "features"}[feature])[:, 0]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_what_use_means(variables, split):
+    both = one_by_one(variables, split, "embeddings")
+    base, derivative = both[:, 0], both[:, 1]
+    np.testing.assert_allclose(embed(variables, split, use="derivative"), derivative, atol=1e-5)
+    concat = embed(variables, split, use="concat")
+    np.testing.assert_allclose(concat @ concat.T, (base @ base.T + derivative @ derivative.T) / 2, atol=1e-5)
+    sum4 = embed(variables, split, use="sum4")
+    four = base @ base.T + base @ derivative.T + derivative @ base.T + derivative @ derivative.T
+    np.testing.assert_allclose(sum4 @ sum4.T, four, atol=1e-4)
+
+
+def test_flip_tta_is_the_mean_of_both_mirror_images(variables, split):
+    expected = one_by_one(variables, split, "embeddings", flip=True)[:, 0]
+    np.testing.assert_allclose(embed(variables, split, flip_tta=True), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_the_size_of_the_batch_does_not_matter(variables, split, batch_size):
+    np.testing.assert_allclose(embed(variables, split, batch_size=batch_size), embed(variables, split), atol=1e-6)
+
+
+def test_both_modalities_share_a_program_where_the_network_treats_them_alike(variables):
+    shared = ModelConfig(arch="tiny")
+    assert not depends_on_modality(shared, EvaluationConfig())
+    assert depends_on_modality(shared, EvaluationConfig(use="sum4"))
+    assert depends_on_modality(MODEL, EvaluationConfig())
+    step = make_embed(Network(MODEL, 4), EvaluationConfig())
+    for _ in range(3):
+        step(variables, np.zeros((4, *SIZE, 3), np.uint8), 0)
+    assert step._cache_size() == 1
+
+
+def test_eight_devices_give_the_features_of_one(variables, split, data, tmp_path):
+    """The whole of it in a process with eight devices; the last batch is padded to a multiple of them."""
+    script = (
+        "import json, sys, numpy as np\n"
+        "from bdf_jax.config import from_dict\n"
+        "from bdf_jax.data.dataset import open_dataset\n"
+        "from bdf_jax.evaluation.features import embed_split\n"
+        "from bdf_jax.models import Network\n"
+        "config = from_dict(json.loads(sys.argv[1]))\n"
+        "stored = np.load(sys.argv[2], allow_pickle=True)['variables'].item()\n"
+        "split = open_dataset(config.data, progress=False).test\n"
+        "features = embed_split(Network(config.model, 4), stored, split, image_size=config.data.image_size,\n"
+        "                       settings=config.evaluation, progress=False)\n"
+        "np.save(sys.argv[3], features)\n"
+    )
+    config = vary(FullConfig(data=data, model=MODEL), {"evaluation.batch_size": 13})
+    np.savez(tmp_path / "v.npz", variables=np.array(jax.tree.map(np.asarray, variables), dtype=object))
+    command = [json.dumps(to_dict(config)), str(tmp_path / "v.npz"), str(tmp_path / "f.npy")]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command],
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "8"},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    np.testing.assert_allclose(np.load(tmp_path / "f.npy"), embed(variables, split), atol=1e-6)
