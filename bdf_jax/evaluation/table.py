@@ -26,7 +26,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], console: Console | None = Non
     columns = {name: [_word(row.get(name)) for row in rows] for name in (*NAMES, "trials", "queries")}
     columns["gallery images"] = [_word(row.get("gallery_size")) for row in rows]
     columns |= {metric: [_number(row, metric) for row in rows] for metric in METRICS}
-    columns |= {flag: [_word(row.get(flag)) for row in rows] for flag in flags}
+    columns |= {flag: ["-" if row.get(flag) is None else _word(row[flag]) for row in rows] for flag in flags}
     title = ", ".join(dict.fromkeys(str(row["dataset"]) for row in rows))
     _print(console, columns, title, "percent; ± half of the 95 % bootstrap interval over queries")
 
