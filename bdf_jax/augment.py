@@ -11,6 +11,7 @@ from bdf_jax.config import AugmentConfig
 # ImageNet statistics of pixels in [0, 1], RGB.
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
 def normalise(images_uint8: jax.Array) -> jax.Array:

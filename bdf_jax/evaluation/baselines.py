@@ -23,13 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bdf_jax.augment import LUMA
 from bdf_jax.data.index import ImageIndex
 from bdf_jax.evaluation.harness import labelled_row
 from bdf_jax.evaluation.protocols import Protocol
 from bdf_jax.evaluation.statistics import no_match
 
 RANKS = (1, 5, 10, 20)
-LUMA = np.asarray([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 NEAR_CHANCE = 1.5  # below this multiple of chance's mAP a result is called near chance
 LIKELY_CAUSES = (
     "weights that were not loaded, features of another image order than `names`, a network in training mode (batch "

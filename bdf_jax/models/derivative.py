@@ -8,13 +8,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bdf_jax.augment import MEAN, STD
+from bdf_jax.augment import LUMA, MEAN, STD
 from bdf_jax.config import GeneratorConfig
 from bdf_jax.models.layers import BatchNorm
 
 # Normalised pixels lie above -2.2, so this offset keeps the ReLU open on every one of them.
 OPEN = 2.2
-LUMA = jnp.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
 class Pixelwise(nn.Module):
