@@ -55,6 +55,7 @@ class DataConfig:
     images: int = 4  # K: images of each identity in each base modality
     workers: int = 0  # decoding processes; 0: threads in this process, one a core
     prefetch: int = 4  # batches decoded ahead of the device
+    decoded_cache: bool = False  # keep decoded, resized images on the disk under `dir`: more disk, less decoding
     world: WorldConfig = WorldConfig()
 
     def check(self) -> None:
@@ -121,6 +122,7 @@ class ModelConfig:
     pool: Literal["avg", "max", "gem"] = "avg"  # global pooling
     stripes: int = 1  # horizontal stripes pooled apart
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the convolutions; parameters stay float32
+    remat: Literal["none", "stage", "block"] = "none"  # what is computed again instead of kept for the gradient
     generator: GeneratorConfig = GeneratorConfig()
 
     def check(self) -> None:
@@ -185,8 +187,11 @@ class TrainingConfig:
     epochs: float = 120.0
     steps: int = 0  # 0: from epochs; otherwise the schedule of `epochs` is squeezed into that many steps
     compiler: Literal["jit", "pmap"] = "jit"
+    slices: int = 1  # of the batch that pass the network one after another; batch statistics are those of a slice
     log_every: int = 50  # steps between lines of metrics
     checkpoint_every: int = 1000  # steps between checkpoints; the last step is always saved
+    tensorboard: bool = True  # event files in the work folder
+    wandb: str = ""  # project on Weights & Biases (package `wandb`, not installed by default); empty: none
     validate_every: int = 0  # steps between evaluations on the official val ids (`data.train_split="train"`); 0: never
 
     def check(self) -> None:
@@ -195,7 +200,7 @@ class TrainingConfig:
         _at_least("training.steps", self.steps, 0)
         if not self.epochs > 0:
             raise BdfError(f"training.epochs: expected more than 0, found {self.epochs}")
-        for name in ("log_every", "checkpoint_every"):
+        for name in ("slices", "log_every", "checkpoint_every"):
             _at_least(f"training.{name}", getattr(self, name), 1)
         _at_least("training.validate_every", self.validate_every, 0)
 

@@ -21,7 +21,11 @@ FREE = (
     "data.dir",
     "data.workers",
     "data.prefetch",
+    "data.decoded_cache",
+    "model.remat",
     "training.compiler",
+    "training.tensorboard",
+    "training.wandb",
     "training.log_every",
     "training.checkpoint_every",
     "evaluation",
@@ -64,10 +68,11 @@ def _check_owner(path: Path, config: Config) -> None:
         os.replace(temporary, file)
         return
     try:
-        before = json.loads(file.read_text())
-    except ValueError as error:
+        # Through the schema, so that a field younger than the folder has the value that it had without being there.
+        before = configs.to_dict(configs.from_dict(json.loads(file.read_text())))
+    except (ValueError, BdfError) as error:
         raise BdfError(f"{file}: not the configuration of a run ({error}); name another --workdir") from error
-    differences = list(_differences(before, json.loads(json.dumps(configs.to_dict(config)))))
+    differences = list(_differences(before, configs.to_dict(config)))
     if differences:
         listed = "\n".join(f"  {name}: {old!r} there, {new!r} now" for name, old, new in differences)
         raise BdfError(

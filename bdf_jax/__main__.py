@@ -1,0 +1,51 @@
+"""`python -m bdf_jax COMMAND ...`: what can be done with a trained network and with data, from the shell."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from bdf_jax.errors import BdfError
+
+INTERRUPTED = 130
+
+# Command -> module in bdf_jax/commands and a line of help. Only the module that is asked for is imported.
+COMMANDS: dict[str, tuple[str, str]] = {}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+      argv: the command line after the program's name; None: `sys.argv`.
+
+    Returns:
+      The exit code: 0; 1 after a BdfError, 130 when interrupted. A wrong flag exits with 2.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="python -m bdf_jax", description=__doc__)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = next((word for word in argv if word in COMMANDS), None)
+    for name, (module, line) in COMMANDS.items():
+        described = commands.add_parser(name, help=line, description=line)
+        if name == chosen:
+            importlib.import_module(f"bdf_jax.commands.{module}").add_arguments(described)
+    arguments = parser.parse_args(argv)
+    try:
+        importlib.import_module(f"bdf_jax.commands.{COMMANDS[arguments.command][0]}").run(arguments)
+        return 0
+    except BdfError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `... | head`
+        sys.stderr.close()
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
