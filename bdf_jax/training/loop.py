@@ -19,7 +19,9 @@ from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.workdir import evaluate_workdir, validation_map
 from bdf_jax.models import Network
 from bdf_jax.training.compile import compile_step
+from bdf_jax.training.events import check_wandb, open_events
 from bdf_jax.training.optimiser import make_optimiser, schedule
+from bdf_jax.training.pictures import DerivativeGrid
 from bdf_jax.training.state import TrainState, initial_state
 from bdf_jax.training.watch import Watch
 from bdf_jax.training.workdir import MetricsFile, claimed
@@ -45,6 +47,7 @@ def run(config: Config, workdir: str | Path) -> list[dict]:
       BdfError: whatever the user can mend: configuration, data, disk, a loss that is not finite.
       Preempted: SIGTERM.
     """
+    check_wandb(config.training.wandb)
     with claimed(workdir, config) as folder:
         dataset = open_dataset(config.data)
         total = total_steps(config, dataset)
@@ -77,11 +80,14 @@ def train(config: Config, dataset: Dataset, folder: Path, total: int) -> TrainSt
             print(f"{folder}: continuing from step {start} of {total}")
         rate = schedule(config.optimiser, config.training.epochs, total)
         file = MetricsFile(folder / "metrics.jsonl", start)
-        watch = Watch(file, start, total, config.training.log_every, rate)
+        events = open_events(folder, config, start)
+        images = 2 * config.data.identities * config.data.images
+        watch = Watch(file, start, total, config.training.log_every, rate, events=events, images_per_step=images)
+        grid = DerivativeGrid(dataset.train, config) if events and DerivativeGrid.needed(config) else None
         batches = train_batches(dataset.train, config.data, seed=config.training.seed, start=start, stop=total)
         with contextlib.closing(file), contextlib.closing(watch), contextlib.closing(batches):
             for step in range(start + 1, total + 1):
-                state, metrics = compiled.step(state, *compiled.place_batch(*next(batches)))
+                state, metrics = compiled.step(state, *compiled.place_batch(*watch.next_batch(batches)))
                 watch.add(step, metrics)
 
                 stop = terminated.is_set()
@@ -90,8 +96,11 @@ def train(config: Config, dataset: Dataset, folder: Path, total: int) -> TrainSt
                     watch.check()  # a state is saved only once it is known to be finite
                     score = validation_map(config, _variables(state), classes, dataset) if validate else None
                     if score is not None:
-                        watch.say(f"step {step}: mAP {100 * score:.2f} on the validation identities")
+                        watch.validated(step, score)
+                    if grid:
+                        watch.show(step, "derivatives", grid.draw(_variables(state)))
                     checkpoints.save(step, state, metadata, score)
+                    watch.pause()
                 if stop:
                     checkpoints.wait()
                     raise Preempted(f"SIGTERM at step {step} of {total}: saved; the same command continues from here")

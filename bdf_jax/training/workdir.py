@@ -108,13 +108,24 @@ class MetricsFile:
         self._file = open(path, "a")  # noqa: SIM115  closed by close()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Appends one line and hands it to the system, so that a killed process loses none."""
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
-        self._file.flush()
+        """Appends one line and hands it to the system, so that a killed process loses none.
+
+        Raises:
+          BdfError: the disk does not take it.
+        """
+        try:
+            self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise BdfError(
+                f"{self._file.name}: step {step} could not be written: {error.strerror or error}; training stops, and "
+                "the last checkpoint is kept. Mend that (make room, say) and start the same command again"
+            ) from error
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # what could not be written has been told
+            self._file.close()
 
 
 def _step(line: str) -> float:

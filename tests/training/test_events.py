@@ -1,0 +1,348 @@
+"""TensorBoard's files and Weights & Biases: what is in them, whatever happens to the run or to the disk."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from bdf_jax.augment import MEAN, STD
+from bdf_jax.checkpoints import load_variables
+from bdf_jax.config import Config, GeneratorConfig, ModelConfig, TrainingConfig, to_dict, vary
+from bdf_jax.data.dataset import open_dataset
+from bdf_jax.data.images import decode
+from bdf_jax.errors import BdfError
+from bdf_jax.models import Network
+from bdf_jax.training.events import EVENT_FILES, Events, TensorBoard, check_wandb, open_events, read_events
+from bdf_jax.training.loop import run
+from bdf_jax.training.pictures import GAP, DerivativeGrid
+
+ROOT = Path(__file__).parents[2]
+RUN = (
+    "import json, sys\n"
+    "from bdf_jax import config\n"
+    "from bdf_jax.training.loop import run\n"
+    "run(config.from_dict(json.loads(sys.argv[1])), sys.argv[2])\n"
+)
+
+
+def scalars(folder):
+    """(step, name) -> value, in the order of writing; a list, so that what is there twice is seen."""
+    return [
+        ((event.step, value.tag), value.simple_value)
+        for path in sorted(folder.glob(EVENT_FILES), key=os.path.getmtime)
+        for _, event in read_events(path)
+        for value in event.summary.value
+        if value.WhichOneof("value") == "simple_value"
+    ]
+
+
+def pictures(folder):
+    return {
+        event.step: np.asarray(Image.open(io.BytesIO(value.image.encoded_image_string)))
+        for path in folder.glob(EVENT_FILES)
+        for _, event in read_events(path)
+        for value in event.summary.value
+        if value.tag == "derivatives"
+    }
+
+
+def metric_lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def validated(tiny_config, tmp_path_factory):
+    """A run with validation, event files and no checkpoint but those of validation and of the last step."""
+    changes = {
+        "data.world.train_ids": 8, "data.train_split": "train", "training.validate_every": 3, "model.bn": "per_modality",
+        "training.checkpoint_every": 100,
+    }  # fmt: skip
+    config = vary(tiny_config, changes)
+    workdir = tmp_path_factory.mktemp("events") / "validated"
+    run(config, workdir)
+    return config, workdir
+
+
+def test_every_number_of_metrics_jsonl_is_in_the_event_file_once_and_the_rates_beside_it(validated):
+    _, workdir = validated
+    found = scalars(workdir)
+    assert len(found) == len(dict(found)), "a number was written twice"
+    expected = {
+        (line["step"], name): value for line in metric_lines(workdir) for name, value in line.items() if name != "step"
+    }
+    assert {(step, "validation/mAP") for step in (3, 6)} <= set(expected)
+    assert {"loss", "mdl/V>I", "active/Dv", "deviation/Di", "accuracy/V", "learning_rate"} <= {n for _, n in expected}
+    numbers = dict(found)
+    for key, value in expected.items():
+        assert numbers.pop(key) == np.float32(value), key
+    assert {name for _, name in numbers} == {"rate/images_per_second", "rate/waiting_for_data"}
+    assert all(0 <= value <= 1 for (_, name), value in numbers.items() if name == "rate/waiting_for_data")
+    assert all(value > 0 for (_, name), value in numbers.items() if name == "rate/images_per_second")
+
+
+def test_the_picture_holds_the_base_images_and_what_the_network_derives_from_them(validated):
+    """Against the whole network, one image at a time, with the checkpoint's running statistics."""
+    config, workdir = validated
+    dataset = open_dataset(config.data)
+    metadata, variables, step = load_variables(workdir, 6)
+    network = Network(metadata.config.model, metadata.num_classes)
+    derive = jax.jit(lambda pairs: network.apply(variables, pairs, train=False)["derivatives"])
+    shown = pictures(workdir)
+    assert set(shown) == {3, 6}
+    height, width = config.data.image_size
+    for column, pid in enumerate(np.unique(dataset.train.index.pids)[:6]):
+        for base in (0, 1):
+            row = np.flatnonzero((dataset.train.index.pids == pid) & (dataset.train.index.modalities == base))[0]
+            image = decode(dataset.train.encoded(int(row)), "image", config.data.image_size)
+            normalised = (image / 255.0 - MEAN) / STD
+            pair = np.stack([normalised, normalised]).astype(np.float32)[None]
+            derived = np.asarray(derive(pair)[base][0])
+            pixels = np.clip(np.round((derived * STD + MEAN) * 255), 0, 255)
+            left = GAP + column * (width + GAP)
+            for line, expected, off in ((2 * base, image, 0), (2 * base + 1, pixels, 1)):
+                top = GAP + line * (height + GAP)
+                part = shown[step][top : top + height, left : left + width].astype(int)
+                assert np.abs(part - expected).max() <= off  # half a grey value may round either way
+
+
+@pytest.mark.parametrize(("kind", "derivatives"), [("pixelwise", "visible"), ("middle", "both"), ("gray", "infrared")])
+def test_every_kind_of_generator_can_be_drawn(tiny_config, kind, derivatives):
+    generator = GeneratorConfig(kind=kind, derivatives=derivatives)
+    config = Config(data=tiny_config.data, model=ModelConfig(arch="tiny", generator=generator))
+    split = open_dataset(config.data).train
+    images = np.zeros((1, 2, *config.data.image_size, 3), np.float32)
+    shapes = jax.eval_shape(lambda: Network(config.model, 6).init(jax.random.key(0), images, train=True))
+    variables = jax.tree.map(lambda leaf: jax.numpy.full(leaf.shape, 0.5), shapes)
+    rows = 4 if derivatives == "both" else 3
+    height, width = config.data.image_size
+    drawn = DerivativeGrid(split, config).draw(variables)
+    assert drawn.shape == (rows * (height + GAP) + GAP, 6 * (width + GAP) + GAP, 3)
+
+
+def test_without_derivatives_there_is_nothing_to_draw_and_without_tensorboard_no_file(tiny_config, tmp_path):
+    assert not DerivativeGrid.needed(vary(tiny_config, {"model.generator.derivatives": "none"}))
+    assert not open_events(tmp_path, vary(tiny_config, {"training.tensorboard": False}), 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_event_files_do_not_change_a_bit_of_training(tiny_config, tmp_path):
+    for name, asked in (("with", True), ("without", False)):
+        run(vary(tiny_config, {"training.tensorboard": asked, "training.steps": 3}), tmp_path / name)
+    assert not list((tmp_path / "without").glob(EVENT_FILES))
+    assert (tmp_path / "with" / "metrics.jsonl").read_bytes() == (tmp_path / "without" / "metrics.jsonl").read_bytes()
+    variables = [load_variables(tmp_path / name)[1] for name in ("with", "without")]
+    jax.tree.map(np.testing.assert_array_equal, *variables)
+
+
+def test_a_killed_run_leaves_readable_events_and_its_continuation_writes_no_step_twice(tiny_config, tmp_path):
+    workdir = tmp_path / "killed"
+    config = vary(tiny_config, {"training.steps": 40, "training.checkpoint_every": 15})
+    command = [sys.executable, "-c", RUN, json.dumps(to_dict(config)), str(workdir)]
+    with open(tmp_path / "log.txt", "w") as log, subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT) as process:
+        deadline = time.monotonic() + 240
+        while not ((workdir / "checkpoints" / "15").is_dir() and len(metric_lines(workdir)) >= 18):
+            assert process.poll() is None, (tmp_path / "log.txt").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    before = dict(scalars(workdir))
+    assert {step for step, _ in before} >= set(range(1, 18))
+    (killed,) = workdir.glob(EVENT_FILES)
+    assert sum(len(record) for record, _ in read_events(killed)) == killed.stat().st_size, "half a record"
+
+    run(config, workdir)
+    numbers = [pair for pair in scalars(workdir) if not pair[0][1].startswith("rate/")]
+    assert len(numbers) == len(dict(numbers)), "a number was written twice"
+    assert {step for (step, _), _ in numbers} == set(range(1, 41))
+    restarts = [
+        event.step
+        for path in workdir.glob(EVENT_FILES)
+        for _, event in read_events(path)
+        if event.HasField("session_log")
+    ]
+    assert restarts == [16], "TensorBoard is told from which step on to forget"
+
+
+def test_a_record_that_was_cut_ends_the_file_and_goes_when_the_run_continues(tmp_path):
+    board = TensorBoard(tmp_path, 0)
+    for step in (1, 2, 3):
+        board.scalars(step, {"loss": float(step)})
+    board.close()
+    (path,) = tmp_path.glob(EVENT_FILES)
+    path.write_bytes(path.read_bytes()[:-3])
+    assert [step for (step, _), _ in scalars(tmp_path)] == [1, 2]
+    os.utime(path, (0, 0))
+    TensorBoard(tmp_path, 1).close()
+    assert scalars(tmp_path) == [((1, "loss"), 1.0)]
+    path.write_bytes(b"no event file at all, but of that name")
+    TensorBoard(tmp_path, 1).close()
+    assert scalars(tmp_path) == []
+
+
+def test_tensorboards_own_reader_reads_what_was_written(tmp_path):
+    reader = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="package tensorboard is not installed"
+    )
+    board = TensorBoard(tmp_path, 0)
+    for step in (1, 2, 3):
+        board.scalars(step, {"loss": step / 4, "mdl/V>I": 1.0})
+    board.image(2, "derivatives", np.zeros((4, 6, 3), np.uint8))
+    board.close()
+    time.sleep(1.1)  # files are read in the order of the seconds in their names
+    board = TensorBoard(tmp_path, 2)
+    board.scalars(3, {"loss": 7.0})
+    board.close()
+    found = reader.EventAccumulator(str(tmp_path))
+    found.Reload()
+    assert [(e.step, e.value) for e in found.Scalars("loss")] == [(1, 0.25), (2, 0.5), (3, 7.0)]
+    assert (found.Images("derivatives")[0].height, found.Images("derivatives")[0].width) == (4, 6)
+
+
+FULL = (
+    "import resource, signal, sys\n"
+    "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    "from pathlib import Path\n"
+    "from bdf_jax.training.events import Events, TensorBoard\n"
+    "folder = Path(sys.argv[1])\n"
+    "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))\n"
+    "events = Events({f'events in {folder}': lambda: TensorBoard(folder, 0)})\n"
+    "for step in range(1, 100):\n"
+    "    events.scalars(step, {'loss': 1.0})\n"
+    "print('still training', bool(events))\n"
+    "events.close()\n"
+)
+
+
+@pytest.mark.parametrize("limit", [10, 1000])
+def test_a_full_disk_ends_the_events_with_one_warning_and_not_the_training(tmp_path, limit):
+    """The file-size limit of the process stands in for the disk."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path), str(limit)],
+        capture_output=True, text=True, check=False, cwd=ROOT, timeout=120,
+    )  # fmt: skip
+    assert done.stdout == "still training False\n", done.stderr
+    assert done.stderr.count("training goes on without it") == 1
+    assert f"events in {tmp_path}: cannot be written any more" in done.stderr
+    assert "Traceback" not in done.stderr
+    (path,) = tmp_path.glob(EVENT_FILES)
+    whole = [event.step for _, event in read_events(path) if event.summary.value]
+    assert whole == list(range(1, len(whole) + 1))
+
+
+def test_writing_a_step_costs_little(tmp_path):
+    """Forty numbers a step, the most that a run of the full method logs, against steps of at least 100 ms."""
+    board = TensorBoard(tmp_path, 0)
+    values = {f"mdl/{i}": 0.5 for i in range(40)}
+    began = time.process_time()
+    for step in range(1, 201):
+        board.scalars(step, values)
+    seconds = (time.process_time() - began) / 200
+    board.close()
+    assert seconds < 0.01
+
+
+# Weights & Biases.
+
+FAKE = """
+import json, os
+class Image:
+    def __init__(self, array): self.shape = array.shape
+class Run:
+    def log(self, values, step):
+        if os.environ.get("FAKE_WANDB_FAILS"): raise ConnectionError("no network")
+        with open(self.path, "a") as file:
+            numbers = {k: list(v.shape) if isinstance(v, Image) else v for k, v in values.items()}
+            file.write(json.dumps({"step": step, **numbers}) + "\\n")
+    def finish(self): open(self.path + ".finished", "w").close()
+def init(**options):
+    if os.environ.get("FAKE_WANDB_REFUSES"): raise RuntimeError("api_key not configured")
+    run = Run()
+    run.path = os.path.join(options["dir"], "fake-wandb.jsonl")
+    with open(run.path + ".options", "a") as file: file.write(json.dumps(options) + "\\n")
+    return run
+"""
+
+
+@pytest.fixture
+def fake_wandb(tmp_path, monkeypatch):
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "wandb.py").write_text(FAKE)
+    monkeypatch.syspath_prepend(str(tmp_path / "path"))
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    yield
+    sys.modules.pop("wandb", None)
+
+
+def test_weights_and_biases_gets_every_number_picture_and_the_configuration(fake_wandb, tiny_config, tmp_path):
+    config = vary(tiny_config, {"training.wandb": "people", "training.steps": 2})
+    workdir = tmp_path / "named"
+    run(config, workdir)
+    logged = [json.loads(line) for line in (workdir / "fake-wandb.jsonl").read_text().splitlines()]
+    numbers = {
+        (line["step"], name): value for line in logged for name, value in line.items() if not name.startswith("rate/")
+    }
+    assert numbers.pop((2, "derivatives"))[2] == 3
+    assert numbers == {(line["step"], name): value for line in metric_lines(workdir) for name, value in line.items()}
+    assert (workdir / "fake-wandb.jsonl.finished").exists()
+    run(vary(config, {"training.steps": 2}), workdir)  # finished: nothing is opened again
+    (options,) = [json.loads(line) for line in (workdir / "fake-wandb.jsonl.options").read_text().splitlines()]
+    assert (options["project"], options["name"], options["resume"]) == ("people", "named", "allow")
+    assert options["config"] == json.loads(json.dumps(to_dict(config)))
+
+
+def test_a_run_that_continues_continues_there_too(fake_wandb, tiny_config, tmp_path):
+    config = vary(tiny_config, {"training.wandb": "people"})
+    for start in (0, 4):
+        open_events(tmp_path, config, start).close()
+    ids = [json.loads(line)["id"] for line in (tmp_path / "fake-wandb.jsonl.options").read_text().splitlines()]
+    assert len(ids) == 2
+    assert len(set(ids)) == 1
+
+
+def test_a_network_that_goes_away_ends_no_training(fake_wandb, tiny_config, tmp_path, monkeypatch, caplog):
+    events = open_events(tmp_path, vary(tiny_config, {"training.wandb": "people"}), 0)
+    monkeypatch.setenv("FAKE_WANDB_FAILS", "1")
+    for step in range(1, 4):
+        events.scalars(step, {"loss": 1.0})
+    events.close()
+    warnings = [r.getMessage() for r in caplog.records if "training goes on" in r.getMessage()]
+    assert len(warnings) == 1
+    assert "ConnectionError: no network" in warnings[0]
+    assert len(scalars(tmp_path)) == 3  # TensorBoard's file is complete
+
+
+def test_what_cannot_be_had_is_refused_before_training_with_what_to_do(fake_wandb, tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_WANDB_REFUSES", "1")
+    with pytest.raises(BdfError, match=r"api_key not configured; log in with `wandb login`, set WANDB_MODE=offline"):
+        open_events(tmp_path, vary(tiny_config, {"training.wandb": "people"}), 0)
+
+
+def test_a_missing_package_is_named_with_the_line_that_installs_it(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(BdfError, match=r"'people' asks for Weights & Biases.*pip install wandb"):
+        run(vary(tiny_config, {"training.wandb": "people"}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    check_wandb("")
+
+
+def test_only_the_first_process_writes(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    assert not open_events(tmp_path, tiny_config, 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_sink_is_no_work():
+    nothing = Events({})
+    nothing.scalars(1, {"loss": 1.0})
+    nothing.close()
+    assert not nothing
+    assert TrainingConfig().tensorboard, "event files are the default"
