@@ -6,11 +6,12 @@ configuration, the fingerprint of the split it was trained on, and the number of
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import errno
 import logging
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,14 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from bdf_jax import config as configs
+from bdf_jax.digests import check_digests, json_digest, write_digests
 from bdf_jax.errors import BdfError
 
 KEEP = 2  # the last, and the one before in case the last is damaged
+# Orbax writes these once more after the digests: a mark that nobody reads on a local disk, and the file of the
+# metadata, to add the time. What we have in that file carries a digest of its own.
+WRITTEN_LAST = ("commit_success.txt", "_CHECKPOINT_METADATA")
+FULL = ("No space left", "Disk quota exceeded")  # the system's words, inside those of several libraries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,18 +45,22 @@ class Metadata:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON-ready values."""
-        return {
+        values = {
             "config": configs.to_dict(self.config),
             "fingerprint": self.fingerprint,
             "num_classes": self.num_classes,
         }
+        return values | {"sha256": json_digest(values)}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any], path: Path) -> Metadata:
-        """The inverse of `to_json`; raises BdfError where something is missing."""
+    def from_json(cls, values: Mapping[str, Any]) -> Metadata:
+        """The inverse of `to_json`; raises BdfError where something is missing or not what was written."""
         missing = [field.name for field in dataclasses.fields(cls) if field.name not in values]
         if missing:
-            raise BdfError(f"{path}: not a checkpoint of this project; its metadata lacks {', '.join(missing)}")
+            raise BdfError(f"its metadata lacks {', '.join(missing)}; not a checkpoint of this project, or not whole")
+        rest = {name: value for name, value in values.items() if name != "sha256"}
+        if values.get("sha256", digest := json_digest(rest)) != digest:
+            raise BdfError("its metadata is not what was written")
         return cls(configs.from_dict(values["config"]), values["fingerprint"], values["num_classes"])
 
 
@@ -58,21 +68,36 @@ class Checkpoints:
     """The sequence of checkpoints of a run, in `workdir/checkpoints`.
 
     Saving is asynchronous and atomic: a checkpoint that was not finished is not there. The last ones and, where a
-    validation score is given, the best one are kept.
+    validation score is given, the best one are kept. Beside the arrays lie the digests of all files (`SHA256SUMS`).
+
+    Attributes:
+      directory: where they lie.
+      saved: how many were given to `save`.
+      held_seconds: for how long `save` and `wait` held their caller.
     """
 
     def __init__(self, workdir: Path):
         self.directory = workdir.absolute() / "checkpoints"
+        self.saved, self.held_seconds = 0, 0.0
+        self._saving: int | None = None  # the step that is being written, or was last
+        self._damage: dict[int, str] = {}  # what is known of a step; empty: whole
+        context = ocp.Context()
+        # A function, because Orbax copies its context deeply, and with a method the object that it is bound to.
+        context.async_options.post_finalization_callback = lambda: self._seal()
         policies = ocp.training.preservation_policies
         best = policies.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
         try:
             self._orbax = ocp.training.Checkpointer(
                 self.directory,
+                context=context,
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(KEEP), best]),
                 cleanup_tmp_directories=True,
             )
-        except OSError as error:
-            raise BdfError(f"{self.directory}: cannot keep checkpoints here: {error}") from error
+        except Exception as error:
+            raise BdfError(
+                f"{self.directory}: cannot keep checkpoints here: {_first_line(error)}; nothing was changed. Mend that, "
+                "or name another --workdir"
+            ) from error
 
     def steps(self) -> list[int]:
         """Steps of the finished checkpoints, ascending."""
@@ -94,7 +119,10 @@ class Checkpoints:
         Raises:
           BdfError: this save cannot start, or the one before has failed.
         """
-        with self._failures(step):
+        with self._held():  # Orbax would wait too, and this save would be blamed for the failure of the one before
+            self._orbax.wait()
+        self._saving = step
+        with self._held():
             self._orbax.save_async(
                 step,
                 state,
@@ -102,10 +130,12 @@ class Checkpoints:
                 metrics=None if score is None else {"score": score},
                 custom_metadata=metadata.to_json(),
             )
+        self.saved += 1
+        self._damage.pop(step, None)
 
     def wait(self) -> None:
         """Returns when the last save is on the disk; raises BdfError where it failed."""
-        with self._failures(None):
+        with self._held():
             self._orbax.wait()
 
     def expect(self, metadata: Metadata) -> None:
@@ -114,8 +144,10 @@ class Checkpoints:
         Raises:
           BdfError: other splits, or another number of classes.
         """
-        for checkpoint in self._orbax.checkpoints[-1:]:
-            saved = Metadata.from_json(self._orbax.metadata(checkpoint.step).custom_metadata or {}, self.directory)
+        for step in reversed(self.steps()):
+            if self._damaged(step):
+                continue  # restore() passes over it too, and says so
+            saved = self._metadata(step)
             if (saved.fingerprint, saved.num_classes) != (metadata.fingerprint, metadata.num_classes):
                 raise BdfError(
                     f"{self.directory}: these checkpoints were trained on other splits ({saved.num_classes} "
@@ -123,6 +155,7 @@ class Checkpoints:
                     f"({metadata.num_classes} identities, fingerprint {metadata.fingerprint[:12]}); give the data of "
                     "that run, or name another --workdir"
                 )
+            return
 
     def restore(self, state: Any) -> tuple[Any, int]:
         """The newest checkpoint that can be read, placed as `state` is.
@@ -135,56 +168,84 @@ class Checkpoints:
         """
         failures = []
         for step in reversed(self.steps()):
-            try:
-                restored = self._orbax.load(step, jax.tree.map(_abstract, state))
-            except Exception as error:
-                failures.append(f"step {step}: {_first_line(error)}")
-                logging.getLogger("bdf_jax").warning(
-                    "checkpoint of step %d cannot be read and is passed over: %s", step, _first_line(error)
+            damage = self._damaged(step)
+            if not damage:
+                try:
+                    restored = self._orbax.load(step, jax.tree.map(_abstract, state))
+                    break
+                except Exception as error:
+                    damage = _first_line(error)
+            failures.append((step, damage))
+        else:
+            if failures:
+                listed = "; ".join(f"step {step}: {damage}" for step, damage in failures)
+                raise BdfError(
+                    f"{self.directory}: no checkpoint can be read ({listed}); nothing was changed. Remove or rename "
+                    "the folder to start anew"
                 )
-                continue
+            return state, 0
+        for damaged, damage in failures:
             # What cannot be read must not stand in the way of the run reaching that step again.
-            for damaged in [s for s in self.steps() if s > step]:
-                shutil.move(self.directory / str(damaged), self.directory.parent / f"damaged-checkpoint-{damaged}")
-                self._orbax.reload()
-            return restored, step
+            aside = self._move_aside(damaged)
+            logging.getLogger("bdf_jax").warning(
+                "checkpoint of step %d cannot be read and is passed over: %s; going back to step %d; the damaged one "
+                "is now %s", damaged, damage, step, aside,
+            )  # fmt: skip
         if failures:
-            raise BdfError(
-                f"{self.directory}: no checkpoint can be read ({'; '.join(failures)}); remove the folder to start anew"
-            )
-        return state, 0
+            self._orbax.reload()
+        return restored, step
 
     def close(self) -> None:
         """Waits for the last save and stops Orbax's threads."""
-        with self._failures(None):
+        with self._held():
             self._orbax.close()
 
-    def _failures(self, step: int | None) -> _SaveFailures:
-        return _SaveFailures(self.directory, step)
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        """Times what holds the caller, and turns what can go wrong into an error that says what is still there."""
+        began = time.perf_counter()
+        try:
+            yield
+        except Exception as error:
+            finished = _finished(self.directory) if self.directory.is_dir() else []
+            kept = f"the checkpoint of step {finished[-1]} is whole" if finished else "there is no earlier checkpoint"
+            full = any(words in str(error) for words in FULL)
+            what, advice = ("the disk is full", "make room") if full else (_first_line(error), "mend that")
+            of_step = "" if self._saving is None else f" of step {self._saving}"
+            raise BdfError(
+                f"{self.directory}: the checkpoint{of_step} could not be saved: {what}; {kept}; {advice} and start "
+                "the same command again"
+            ) from error
+        finally:
+            self.held_seconds += time.perf_counter() - began
 
+    def _seal(self) -> None:
+        """Writes the digests of a checkpoint that is complete but for its name; Orbax calls this in the background."""
+        if jax.process_index() == 0:
+            for unfinished in self.directory.glob(f"{self._saving}.*tmp*"):
+                write_digests(unfinished, leave_out=WRITTEN_LAST)
 
-class _SaveFailures:
-    """Turns what can go wrong while saving into an error that says what is still there."""
+    def _damaged(self, step: int) -> str:
+        """What is wrong with the files of a checkpoint; empty where nothing is."""
+        if step not in self._damage:
+            try:
+                check_digests(self.directory / str(step))
+                self._metadata(step)
+                self._damage[step] = ""
+            except Exception as error:
+                self._damage[step] = str(error) if isinstance(error, BdfError) else _first_line(error)
+        return self._damage[step]
 
-    def __init__(self, directory: Path, step: int | None):
-        self.directory, self.step = directory, step
+    def _metadata(self, step: int) -> Metadata:
+        return Metadata.from_json(self._orbax.metadata(step).custom_metadata or {})
 
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if error is None or not isinstance(error, Exception):
-            return
-        full = "No space left" in str(error) or getattr(error, "errno", None) == errno.ENOSPC
-        finished = _finished(self.directory)
-        kept = f"the checkpoint of step {finished[-1]} is whole" if finished else "there is no earlier checkpoint"
-        what = "the disk is full" if full else _first_line(error)
-        advice = "make room" if full else "mend that"
-        of_step = "" if self.step is None else f" of step {self.step}"
-        raise BdfError(
-            f"{self.directory}: the checkpoint{of_step} could not be saved: {what}; {kept}; {advice} and start the "
-            "same command again"
-        ) from error
+    def _move_aside(self, step: int) -> Path:
+        """Renames a damaged checkpoint to a name that is free."""
+        names = (f"damaged-checkpoint-{step}{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 10_000))))
+        aside = next(path for path in map(self.directory.parent.joinpath, names) if not path.exists())
+        if jax.process_index() == 0:
+            shutil.move(self.directory / str(step), aside)
+        return aside
 
 
 def load_variables(path: str | Path, step: int | None = None) -> tuple[Metadata, dict[str, Any], int]:
@@ -206,7 +267,7 @@ def load_variables(path: str | Path, step: int | None = None) -> tuple[Metadata,
         try:
             return metadata, _load_two(root / str(step), tree), step
         except Exception as error:
-            raise _damaged(root, step, error) from error
+            raise _unusable(root, step, error) from error
 
 
 def load_metadata(path: str | Path, step: int | None = None) -> Metadata:
@@ -248,16 +309,22 @@ def _best(checkpointer: Any) -> int | None:
 
 def _describe(checkpointer: Any, root: Path, step: int) -> tuple[Metadata, Any]:
     try:
+        check_digests(root / str(step))
         saved = checkpointer.metadata(step)
+        metadata = Metadata.from_json(saved.custom_metadata or {})
+        if not saved.metadata:
+            raise BdfError("its list of arrays cannot be read")
+        return metadata, saved.metadata
     except Exception as error:
-        raise _damaged(root, step, error) from error
-    return Metadata.from_json(saved.custom_metadata or {}, root / str(step)), saved.metadata
+        raise _unusable(root, step, error) from error
 
 
-def _damaged(root: Path, step: int, error: Exception) -> BdfError:
-    others = ", ".join(str(s) for s in _finished(root) if s != step)
-    hint = f"; try --step with one of {others}" if others else ""
-    return BdfError(f"{root / str(step)}: damaged checkpoint: {_first_line(error)}{hint}")
+def _unusable(root: Path, step: int, error: Exception) -> BdfError:
+    others = [str(other) for other in _finished(root) if other != step]
+    hint = f"; name another with --step={others[-1]}" if others else ""
+    hint += f" ({', '.join(others)} are there)" if len(others) > 1 else ""
+    what = str(error) if isinstance(error, BdfError) else _first_line(error)
+    return BdfError(f"{root / str(step)}: damaged checkpoint: {what}{hint}")
 
 
 def _load_two(path: Path, tree: Any) -> dict[str, Any]:
