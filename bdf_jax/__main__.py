@@ -12,7 +12,10 @@ from bdf_jax.errors import BdfError
 INTERRUPTED = 130
 
 # Command -> module in bdf_jax/commands and a line of help. Only the module that is asked for is imported.
-COMMANDS: dict[str, tuple[str, str]] = {}
+COMMANDS: dict[str, tuple[str, str]] = {
+    "embed": ("embed", "feature vectors of any images, in a file"),
+    "search": ("search", "which images of a gallery show the person of a query?"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

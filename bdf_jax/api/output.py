@@ -1,0 +1,68 @@
+"""Files that a command writes: refused before the work where they cannot be, and never half there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from bdf_jax.errors import BdfError
+
+
+def check_output(path: str | os.PathLike[str], what: str) -> Path:
+    """Makes sure that a file can be written before hours are spent on what shall be in it.
+
+    Args:
+      path: of the file; its folder is made where it is missing.
+      what: what an error calls it, such as "--out".
+
+    Raises:
+      BdfError: a folder, or a place that cannot be written to.
+    """
+    file = Path(path).expanduser()
+    if file.is_dir() or not file.name:
+        raise BdfError(f"{what}={path}: expected the name of a file to write, found a folder")
+    partial = _partial(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(b"")
+        partial.unlink()
+    except OSError as error:
+        raise BdfError(f"{what}={path}: cannot be written: {error.strerror or error}") from error
+    return file
+
+
+@contextlib.contextmanager
+def replaced(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A file to write into that takes the place of `path` when it is whole; until then the old one stays.
+
+    Raises:
+      BdfError: the file cannot be written.
+    """
+    file = Path(path).expanduser()
+    partial = _partial(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        partial.replace(file)
+    except OSError as error:
+        raise BdfError(f"{file}: cannot be written: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: Any) -> None:
+    """Writes a text file in UTF-8; names that are not UTF-8 are escaped."""
+    with replaced(path) as out:
+        out.write(str(text).encode("utf-8", "backslashreplace"))
+
+
+def _partial(file: Path) -> Path:
+    # The process's number: two commands that write the same file do not write into each other's.
+    return file.with_name(f"{file.name[:200]}.{os.getpid()}.partial")

@@ -1,0 +1,97 @@
+"""`python -m bdf_jax embed`: feature vectors of any images, in a file."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from bdf_jax.api.model import Model
+
+# As SYSU-MM01 lays its images out: the camera and the identity are in the name.
+CAMERA_AND_IDENTITY = re.compile(r"(?:.*/)?cam(\d{1,6})/(\d{1,9})/[^/]+")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    add_model_arguments(parser)
+    parser.add_argument("--images", required=True, nargs="+", metavar="PATH", help="folders and image files")
+    parser.add_argument("--modality", required=True, help="of the images: visible or infrared")
+    parser.add_argument("--out", required=True, metavar="FILE.npz", help="written when all images are embedded")
+    parser.add_argument("--ids", default="", metavar="FILE.csv", help="columns name and id; default: names of folders")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that say which network is used, and how."""
+    parser.add_argument("--model", required=True, metavar="DIR", help="work folder of a training run, or a checkpoint")
+    parser.add_argument("--step", type=int, default=None, help="which checkpoint; default: the best, or the last")
+    parser.add_argument("--feature", choices=("post_bn", "pre_bn"), help="after or before the BNNeck")
+    parser.add_argument("--use", choices=("base", "derivative", "concat", "sum4"), help="which images speak")
+    parser.add_argument("--flip-tta", action=argparse.BooleanOptionalAction, default=None, help="also mirror images")
+    parser.add_argument("--batch-size", type=int, default=None, help="images on the devices at a time")
+    parser.add_argument(
+        "--on-error",
+        choices=("raise", "skip"),
+        default="raise",
+        help="an image that cannot be read: stop and name it, or leave it out and name it",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Embeds the images and writes `features`, `names`, `ids`, `modality` and what is known of them."""
+    from bdf_jax.api.model import modality_number
+    from bdf_jax.api.output import check_output, replaced
+    from bdf_jax.evaluation.features import similarity_of
+
+    modality = modality_number(arguments.modality)
+    out = check_output(arguments.out, "--out")
+    model = load_model(arguments)
+    gallery = embed_named(model, arguments.images, arguments)
+    known: dict[str, Any] = {"similarity": similarity_of(model.config.evaluation), **model.settings}
+    matches = [CAMERA_AND_IDENTITY.fullmatch(name) for name in gallery.names.tolist()]
+    if all(matches):
+        known |= {"cams": np.array([int(match[1]) for match in matches if match], np.int32)}
+        known |= {"pids": np.array([int(match[2]) for match in matches if match], np.int32)}
+    elif all(name.isdecimal() and len(name) < 10 for name in gallery.ids.tolist()):
+        known |= {"pids": gallery.ids.astype(np.int32)}
+    with replaced(out) as file:
+        np.savez(
+            file,
+            features=gallery.features_ND,
+            names=gallery.names,
+            ids=gallery.ids,
+            modality=np.full(len(gallery), modality, np.int8),
+            **known,
+        )
+    print(f"{out}: {len(gallery):,} images, {gallery.features_ND.shape[1]} numbers each")
+
+
+def load_model(arguments: argparse.Namespace) -> Model:
+    """The network that the flags say."""
+    from bdf_jax.api.model import load  # after the flags are checked: this imports JAX
+
+    names = ("feature", "use", "flip_tta", "batch_size")
+    return load(arguments.model, arguments.step, **{name: getattr(arguments, name) for name in names})
+
+
+def embed_named(model: Model, images: list[str], arguments: argparse.Namespace) -> Any:
+    """A gallery of paths, with what was skipped named on the error stream."""
+    import warnings
+
+    from bdf_jax.api.model import SkippedImages
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SkippedImages)  # told below, a line each
+        gallery = model.gallery(
+            images[0] if len(images) == 1 else images,
+            modality=arguments.modality,
+            ids=arguments.ids or None,
+            on_error=arguments.on_error,
+        )
+    for line in gallery.skipped:
+        print(f"skipped: {line}", file=sys.stderr)
+    return gallery
