@@ -5,6 +5,7 @@ Neither may end a training: what cannot be written is said once, and the run goe
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import logging
@@ -46,8 +47,12 @@ class Events:
 
     def __init__(self, sinks: Mapping[str, Callable[[], Sink]]):
         self._sinks: dict[str, Sink] = {}
-        for name, make in sinks.items():
-            self._attempt(name, lambda name=name, make=make: self._sinks.update({name: make()}))
+        try:
+            for name, make in sinks.items():
+                self._attempt(name, self._open, name, make)
+        except BdfError:
+            self.close()
+            raise
 
     def __bool__(self) -> bool:
         return bool(self._sinks)
@@ -55,25 +60,31 @@ class Events:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Numbers of a step, named as in `metrics.jsonl`."""
         for name, sink in list(self._sinks.items()):
-            self._attempt(name, lambda sink=sink: sink.scalars(step, values))
+            self._attempt(name, sink.scalars, step, values)
 
     def image(self, step: int, name: str, image_HWC: np.ndarray) -> None:
         """A (H, W, 3) uint8 picture."""
         for sink_name, sink in list(self._sinks.items()):
-            self._attempt(sink_name, lambda sink=sink: sink.image(step, name, image_HWC))
+            self._attempt(sink_name, sink.image, step, name, image_HWC)
 
     def close(self) -> None:
         """Ends all sinks."""
         for name, sink in list(self._sinks.items()):
             self._attempt(name, sink.close)
 
-    def _attempt(self, name: str, action: Callable[[], Any]) -> None:
+    def _open(self, name: str, make: Callable[[], Sink]) -> None:
+        self._sinks[name] = make()
+
+    def _attempt(self, name: str, action: Callable[..., Any], *arguments: Any) -> None:
         try:
-            action()
+            action(*arguments)
         except BdfError:
             raise
         except Exception as error:  # a full disk, a network that is away: nothing that training needs
-            self._sinks.pop(name, None)
+            failed = self._sinks.pop(name, None)
+            with contextlib.suppress(Exception):
+                if failed:
+                    failed.close()
             reason = str(error).strip().splitlines()
             logging.getLogger("bdf_jax").warning(
                 "%s: cannot be written any more (%s: %s); training goes on without it, metrics.jsonl is kept",

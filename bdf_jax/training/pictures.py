@@ -48,11 +48,12 @@ class DerivativeGrid:
     def __init__(self, split: Split, config: Config):
         self._bases_NBHWC = np.stack([_pair(split, pid, config.data.image_size) for pid in _some(split.index.pids)])
         module = _Derivatives(config.model.generator)
-        self._derive = jax.jit(
-            lambda variables, images: {
-                base: denormalise(derivative) for base, derivative in module.apply(variables, normalise(images)).items()
-            }
-        )
+
+        def derive(variables: Mapping[str, Any], images_NBHWC: jax.Array) -> dict[int, jax.Array]:
+            derived: Any = module.apply(variables, normalise(images_NBHWC))
+            return {base: denormalise(images_NHWC) for base, images_NHWC in derived.items()}
+
+        self._derive = jax.jit(derive)
 
     @staticmethod
     def needed(config: Config) -> bool:

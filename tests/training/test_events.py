@@ -59,21 +59,53 @@ def metric_lines(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+FAKE_WANDB = """
+import json, os
+class Image:
+    def __init__(self, array): self.shape = array.shape
+class Run:
+    def log(self, values, step):
+        if os.environ.get("FAKE_WANDB_FAILS"): raise ConnectionError("no network")
+        with open(self.path, "a") as file:
+            numbers = {k: list(v.shape) if isinstance(v, Image) else v for k, v in values.items()}
+            file.write(json.dumps({"step": step, **numbers}) + "\\n")
+    def finish(self): open(self.path + ".finished", "w").close()
+def init(**options):
+    if os.environ.get("FAKE_WANDB_REFUSES"): raise RuntimeError("api_key not configured")
+    run = Run()
+    run.path = os.path.join(options["dir"], "fake-wandb.jsonl")
+    with open(run.path + ".options", "a") as file: file.write(json.dumps(options) + "\\n")
+    return run
+"""
+
+
 @pytest.fixture(scope="module")
-def validated(tiny_config, tmp_path_factory):
-    """A run with validation, event files and no checkpoint but those of validation and of the last step."""
+def fake_wandb(tmp_path_factory):
+    """A package `wandb` that writes into the run's folder what it is given."""
+    path = tmp_path_factory.mktemp("path")
+    (path / "wandb.py").write_text(FAKE_WANDB)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(path))
+        patch.delitem(sys.modules, "wandb", raising=False)
+        yield
+    sys.modules.pop("wandb", None)
+
+
+@pytest.fixture(scope="module")
+def watched(fake_wandb, tiny_config, tmp_path_factory):
+    """A run with validation and everything to be seen of it; no checkpoint but those of validation."""
     changes = {
-        "data.world.train_ids": 8, "data.train_split": "train", "training.validate_every": 3, "model.bn": "per_modality",
-        "training.checkpoint_every": 100,
+        "data.world.train_ids": 8, "data.train_split": "train", "training.validate_every": 3,
+        "model.bn": "per_modality", "training.checkpoint_every": 100, "training.wandb": "people",
     }  # fmt: skip
     config = vary(tiny_config, changes)
-    workdir = tmp_path_factory.mktemp("events") / "validated"
+    workdir = tmp_path_factory.mktemp("events") / "watched"
     run(config, workdir)
     return config, workdir
 
 
-def test_every_number_of_metrics_jsonl_is_in_the_event_file_once_and_the_rates_beside_it(validated):
-    _, workdir = validated
+def test_every_number_of_metrics_jsonl_is_in_the_event_file_once_and_the_rates_beside_it(watched):
+    _, workdir = watched
     found = scalars(workdir)
     assert len(found) == len(dict(found)), "a number was written twice"
     expected = {
@@ -89,9 +121,9 @@ def test_every_number_of_metrics_jsonl_is_in_the_event_file_once_and_the_rates_b
     assert all(value > 0 for (_, name), value in numbers.items() if name == "rate/images_per_second")
 
 
-def test_the_picture_holds_the_base_images_and_what_the_network_derives_from_them(validated):
+def test_the_picture_holds_the_base_images_and_what_the_network_derives_from_them(watched):
     """Against the whole network, one image at a time, with the checkpoint's running statistics."""
-    config, workdir = validated
+    config, workdir = watched
     dataset = open_dataset(config.data)
     metadata, variables, step = load_variables(workdir, 6)
     network = Network(metadata.config.model, metadata.num_classes)
@@ -134,12 +166,12 @@ def test_without_derivatives_there_is_nothing_to_draw_and_without_tensorboard_no
     assert not list(tmp_path.iterdir())
 
 
-def test_event_files_do_not_change_a_bit_of_training(tiny_config, tmp_path):
-    for name, asked in (("with", True), ("without", False)):
-        run(vary(tiny_config, {"training.tensorboard": asked, "training.steps": 3}), tmp_path / name)
-    assert not list((tmp_path / "without").glob(EVENT_FILES))
-    assert (tmp_path / "with" / "metrics.jsonl").read_bytes() == (tmp_path / "without" / "metrics.jsonl").read_bytes()
-    variables = [load_variables(tmp_path / name)[1] for name in ("with", "without")]
+def test_watching_changes_no_bit_of_training(watched, tmp_path):
+    config, workdir = watched
+    run(vary(config, {"training.tensorboard": False, "training.wandb": ""}), tmp_path)
+    assert not list(tmp_path.glob(EVENT_FILES))
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (workdir / "metrics.jsonl").read_bytes()
+    variables = [load_variables(folder, 6)[1] for folder in (workdir, tmp_path)]
     jax.tree.map(np.testing.assert_array_equal, *variables)
 
 
@@ -252,50 +284,20 @@ def test_writing_a_step_costs_little(tmp_path):
 
 # Weights & Biases.
 
-FAKE = """
-import json, os
-class Image:
-    def __init__(self, array): self.shape = array.shape
-class Run:
-    def log(self, values, step):
-        if os.environ.get("FAKE_WANDB_FAILS"): raise ConnectionError("no network")
-        with open(self.path, "a") as file:
-            numbers = {k: list(v.shape) if isinstance(v, Image) else v for k, v in values.items()}
-            file.write(json.dumps({"step": step, **numbers}) + "\\n")
-    def finish(self): open(self.path + ".finished", "w").close()
-def init(**options):
-    if os.environ.get("FAKE_WANDB_REFUSES"): raise RuntimeError("api_key not configured")
-    run = Run()
-    run.path = os.path.join(options["dir"], "fake-wandb.jsonl")
-    with open(run.path + ".options", "a") as file: file.write(json.dumps(options) + "\\n")
-    return run
-"""
 
-
-@pytest.fixture
-def fake_wandb(tmp_path, monkeypatch):
-    (tmp_path / "path").mkdir()
-    (tmp_path / "path" / "wandb.py").write_text(FAKE)
-    monkeypatch.syspath_prepend(str(tmp_path / "path"))
-    monkeypatch.delitem(sys.modules, "wandb", raising=False)
-    yield
-    sys.modules.pop("wandb", None)
-
-
-def test_weights_and_biases_gets_every_number_picture_and_the_configuration(fake_wandb, tiny_config, tmp_path):
-    config = vary(tiny_config, {"training.wandb": "people", "training.steps": 2})
-    workdir = tmp_path / "named"
-    run(config, workdir)
+def test_weights_and_biases_gets_every_number_picture_and_the_configuration(watched):
+    config, workdir = watched
     logged = [json.loads(line) for line in (workdir / "fake-wandb.jsonl").read_text().splitlines()]
     numbers = {
         (line["step"], name): value for line in logged for name, value in line.items() if not name.startswith("rate/")
     }
-    assert numbers.pop((2, "derivatives"))[2] == 3
+    for step in (3, 6):
+        assert tuple(numbers.pop((step, "derivatives"))) == pictures(workdir)[step].shape
     assert numbers == {(line["step"], name): value for line in metric_lines(workdir) for name, value in line.items()}
     assert (workdir / "fake-wandb.jsonl.finished").exists()
-    run(vary(config, {"training.steps": 2}), workdir)  # finished: nothing is opened again
+    run(config, workdir)  # finished: nothing is opened again
     (options,) = [json.loads(line) for line in (workdir / "fake-wandb.jsonl.options").read_text().splitlines()]
-    assert (options["project"], options["name"], options["resume"]) == ("people", "named", "allow")
+    assert (options["project"], options["name"], options["resume"]) == ("people", "watched", "allow")
     assert options["config"] == json.loads(json.dumps(to_dict(config)))
 
 
