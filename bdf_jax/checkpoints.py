@@ -11,11 +11,13 @@ import dataclasses
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from bdf_jax import config as configs
@@ -45,42 +47,42 @@ class Metadata:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON-ready values."""
-        values = {
+        return {
             "config": configs.to_dict(self.config),
             "fingerprint": self.fingerprint,
             "num_classes": self.num_classes,
         }
-        return values | {"sha256": json_digest(values)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Metadata:
-        """The inverse of `to_json`; raises BdfError where something is missing or not what was written."""
+        """The inverse of `to_json`; raises BdfError where something is missing."""
         missing = [field.name for field in dataclasses.fields(cls) if field.name not in values]
         if missing:
             raise BdfError(f"its metadata lacks {', '.join(missing)}; not a checkpoint of this project, or not whole")
-        rest = {name: value for name, value in values.items() if name != "sha256"}
-        if values.get("sha256", digest := json_digest(rest)) != digest:
-            raise BdfError("its metadata is not what was written")
         return cls(configs.from_dict(values["config"]), values["fingerprint"], values["num_classes"])
 
 
 class Checkpoints:
     """The sequence of checkpoints of a run, in `workdir/checkpoints`.
 
-    Saving is asynchronous and atomic: a checkpoint that was not finished is not there. The last ones and, where a
-    validation score is given, the best one are kept. Beside the arrays lie the digests of all files (`SHA256SUMS`).
+    Opening it moves a damaged checkpoint out of the way and says so, as long as a whole one is left. Saving is
+    asynchronous and atomic: a checkpoint that was not finished is not there. The last ones and, where a validation
+    score is given, the best one are kept. Beside the arrays lie the digests of all files (`SHA256SUMS`).
 
     Attributes:
       directory: where they lie.
       saved: how many were given to `save`.
-      held_seconds: for how long `save` and `wait` held their caller.
+      held_seconds: for how long `save`, `wait` and `close` held their caller.
+
+    Raises:
+      BdfError: the folder cannot be used, or no checkpoint in it can be read; nothing was changed then.
     """
 
     def __init__(self, workdir: Path):
         self.directory = workdir.absolute() / "checkpoints"
         self.saved, self.held_seconds = 0, 0.0
         self._saving: int | None = None  # the step that is being written, or was last
-        self._damage: dict[int, str] = {}  # what is known of a step; empty: whole
+        _on_first_process(self._pass_over_damaged, self.directory)
         context = ocp.Context()
         # A function, because Orbax copies its context deeply, and with a method the object that it is bound to.
         context.async_options.post_finalization_callback = lambda: self._seal()
@@ -95,8 +97,8 @@ class Checkpoints:
             )
         except Exception as error:
             raise BdfError(
-                f"{self.directory}: cannot keep checkpoints here: {_first_line(error)}; nothing was changed. Mend that, "
-                "or name another --workdir"
+                f"{self.directory}: cannot keep checkpoints here: {_first_line(error)}; nothing was changed. Mend "
+                "that, or name another --workdir"
             ) from error
 
     def steps(self) -> list[int]:
@@ -105,7 +107,7 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step with the best validation score; None where nothing was validated."""
-        return _best(self._orbax)
+        return _best(self.directory)
 
     def save(self, step: int, state: Any, metadata: Metadata, score: float | None = None) -> None:
         """Starts saving `state` and returns; the state may be donated at once.
@@ -122,21 +124,30 @@ class Checkpoints:
         with self._held():  # Orbax would wait too, and this save would be blamed for the failure of the one before
             self._orbax.wait()
         self._saving = step
+        values = {**metadata.to_json(), "step": step, "score": score}
         with self._held():
             self._orbax.save_async(
                 step,
                 state,
                 force=True,  # the loop decides when; Orbax's own policy would skip silently
                 metrics=None if score is None else {"score": score},
-                custom_metadata=metadata.to_json(),
+                custom_metadata={**values, "sha256": json_digest(values)},
             )
         self.saved += 1
-        self._damage.pop(step, None)
 
     def wait(self) -> None:
         """Returns when the last save is on the disk; raises BdfError where it failed."""
         with self._held():
             self._orbax.wait()
+
+    def summary(self) -> str:
+        """What saving has cost, when the last save is on the disk; raises BdfError where it failed."""
+        held = self.held_seconds
+        self.wait()
+        return (
+            f"{self.saved} checkpoint{'s' * (self.saved != 1)} held the loop for {held:.2f} s, and its end for "
+            f"{self.held_seconds - held:.2f} s"
+        )
 
     def expect(self, metadata: Metadata) -> None:
         """Refuses to continue on data that are divided differently from those of the checkpoints here.
@@ -144,10 +155,8 @@ class Checkpoints:
         Raises:
           BdfError: other splits, or another number of classes.
         """
-        for step in reversed(self.steps()):
-            if self._damaged(step):
-                continue  # restore() passes over it too, and says so
-            saved = self._metadata(step)
+        for step in self.steps()[-1:]:
+            saved = _read(self.directory / str(step)).metadata
             if (saved.fingerprint, saved.num_classes) != (metadata.fingerprint, metadata.num_classes):
                 raise BdfError(
                     f"{self.directory}: these checkpoints were trained on other splits ({saved.num_classes} "
@@ -155,7 +164,6 @@ class Checkpoints:
                     f"({metadata.num_classes} identities, fingerprint {metadata.fingerprint[:12]}); give the data of "
                     "that run, or name another --workdir"
                 )
-            return
 
     def restore(self, state: Any) -> tuple[Any, int]:
         """The newest checkpoint that can be read, placed as `state` is.
@@ -166,34 +174,20 @@ class Checkpoints:
         Raises:
           BdfError: there are checkpoints, and none can be read.
         """
-        failures = []
+        failures: dict[int, str] = {}
         for step in reversed(self.steps()):
-            damage = self._damaged(step)
-            if not damage:
-                try:
-                    restored = self._orbax.load(step, jax.tree.map(_abstract, state))
-                    break
-                except Exception as error:
-                    damage = _first_line(error)
-            failures.append((step, damage))
-        else:
+            try:
+                restored = self._orbax.load(step, jax.tree.map(_abstract, state))
+            except Exception as error:
+                failures[step] = _first_line(error)
+                continue
             if failures:
-                listed = "; ".join(f"step {step}: {damage}" for step, damage in failures)
-                raise BdfError(
-                    f"{self.directory}: no checkpoint can be read ({listed}); nothing was changed. Remove or rename "
-                    "the folder to start anew"
-                )
-            return state, 0
-        for damaged, damage in failures:
-            # What cannot be read must not stand in the way of the run reaching that step again.
-            aside = self._move_aside(damaged)
-            logging.getLogger("bdf_jax").warning(
-                "checkpoint of step %d cannot be read and is passed over: %s; going back to step %d; the damaged one "
-                "is now %s", damaged, damage, step, aside,
-            )  # fmt: skip
+                _on_first_process(lambda: self._move_aside(failures), self.directory)
+                self._orbax.reload()
+            return restored, step
         if failures:
-            self._orbax.reload()
-        return restored, step
+            raise _none_left(self.directory, failures)
+        return state, 0
 
     def close(self) -> None:
         """Waits for the last save and stops Orbax's threads."""
@@ -225,27 +219,61 @@ class Checkpoints:
             for unfinished in self.directory.glob(f"{self._saving}.*tmp*"):
                 write_digests(unfinished, leave_out=WRITTEN_LAST)
 
-    def _damaged(self, step: int) -> str:
-        """What is wrong with the files of a checkpoint; empty where nothing is."""
-        if step not in self._damage:
+    def _pass_over_damaged(self) -> None:
+        """Before Orbax looks: it cannot open a folder with some kinds of damage, and would keep the wrong ones."""
+        steps = _finished(self.directory) if self.directory.is_dir() else []
+        failures: dict[int, str] = {}
+        for step in steps:
             try:
                 check_digests(self.directory / str(step))
-                self._metadata(step)
-                self._damage[step] = ""
-            except Exception as error:
-                self._damage[step] = str(error) if isinstance(error, BdfError) else _first_line(error)
-        return self._damage[step]
+                _read(self.directory / str(step))
+            except BdfError as error:
+                failures[step] = str(error)
+        if failures and len(failures) == len(steps):
+            raise _none_left(self.directory, failures)
+        self._move_aside(failures)
 
-    def _metadata(self, step: int) -> Metadata:
-        return Metadata.from_json(self._orbax.metadata(step).custom_metadata or {})
+    def _move_aside(self, failures: Mapping[int, str]) -> None:
+        """Renames what cannot be read, so that it does not stand in the way of the run reaching that step again."""
+        for step, damage in failures.items():
+            names = (f"damaged-checkpoint-{step}{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 10_000))))
+            aside = next(path for path in map(self.directory.parent.joinpath, names) if not path.exists())
+            try:
+                shutil.move(self.directory / str(step), aside)
+            except OSError as error:
+                raise BdfError(
+                    f"{self.directory / str(step)}: damaged ({damage}), and cannot be moved aside: {error}; move it"
+                ) from error
+            logging.getLogger("bdf_jax").warning(
+                "checkpoint of step %d cannot be read and is passed over: %s; it is now %s", step, damage, aside
+            )
 
-    def _move_aside(self, step: int) -> Path:
-        """Renames a damaged checkpoint to a name that is free."""
-        names = (f"damaged-checkpoint-{step}{suffix}" for suffix in ("", *(f"-{n}" for n in range(2, 10_000))))
-        aside = next(path for path in map(self.directory.parent.joinpath, names) if not path.exists())
-        if jax.process_index() == 0:
-            shutil.move(self.directory / str(step), aside)
-        return aside
+
+@dataclasses.dataclass(frozen=True)
+class _Saved:
+    """A checkpoint without its arrays: what it says of itself, its validation score, and the shapes of its arrays."""
+
+    metadata: Metadata
+    score: float | None
+    arrays: Any
+
+
+def _read(path: Path) -> _Saved:
+    """What is known of the checkpoint in `path`; raises BdfError, without naming it, where that cannot be read."""
+    try:
+        saved = ocp.metadata(path)
+    except Exception as error:
+        raise BdfError(_first_line(error)) from error
+    values = dict(saved.custom_metadata or {})
+    digest = values.pop("sha256", None)
+    metadata = Metadata.from_json(values)
+    if digest not in (None, json_digest(values)):
+        raise BdfError("its metadata is not what was written")
+    if values.get("step", int(path.name)) != int(path.name):
+        raise BdfError(f"it holds the state of step {values['step']}")
+    if not saved.metadata:
+        raise BdfError("its list of arrays cannot be read")
+    return _Saved(metadata, values.get("score"), saved.metadata)
 
 
 def load_variables(path: str | Path, step: int | None = None) -> tuple[Metadata, dict[str, Any], int]:
@@ -262,19 +290,21 @@ def load_variables(path: str | Path, step: int | None = None) -> tuple[Metadata,
       BdfError: no such folder, no checkpoint in it, no such step, or a damaged one.
     """
     root, step = _find(path, step)
-    with ocp.training.Checkpointer(root) as checkpointer:
-        metadata, tree = _describe(checkpointer, root, step)
-        try:
-            return metadata, _load_two(root / str(step), tree), step
-        except Exception as error:
-            raise _unusable(root, step, error) from error
+    try:
+        check_digests(root / str(step))
+        saved = _read(root / str(step))
+        return saved.metadata, _load_two(root / str(step), saved.arrays), step
+    except Exception as error:
+        raise _unusable(root, step, error) from error
 
 
 def load_metadata(path: str | Path, step: int | None = None) -> Metadata:
     """What a checkpoint says of itself, without its arrays; arguments and errors as for `load_variables`."""
     root, step = _find(path, step)
-    with ocp.training.Checkpointer(root) as checkpointer:
-        return _describe(checkpointer, root, step)[0]
+    try:
+        return _read(root / str(step)).metadata
+    except BdfError as error:
+        raise _unusable(root, step, error) from error
 
 
 def _find(path: str | Path, step: int | None) -> tuple[Path, int]:
@@ -282,41 +312,38 @@ def _find(path: str | Path, step: int | None) -> tuple[Path, int]:
     given = Path(path).expanduser().absolute()
     if not given.is_dir():
         raise BdfError(f"{given}: no such folder; expected the --workdir of a training run or one of its checkpoints")
-    if given.name.isdigit() and step is None:
+    if (given / "checkpoints").is_dir():  # before the name is looked at: a run may be called 1 too
+        root = given / "checkpoints"
+    elif given.name.isdecimal() and step is None:
         step, root = int(given.name), given.parent
     else:
-        root = given / "checkpoints" if (given / "checkpoints").is_dir() else given
+        root = given
     steps = _finished(root)
     if not steps:
         entries = ", ".join(sorted(child.name for child in given.iterdir())[:5]) or "nothing"
         raise BdfError(f"{given}: expected a training run with finished checkpoints, found {entries}")
     if step is not None and step not in steps:
         raise BdfError(f"{given}: no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
-    if step is None:
-        with ocp.training.Checkpointer(root) as checkpointer:
-            step = _best(checkpointer) or steps[-1]
-    return root, step
+    return root, (_best(root) or steps[-1]) if step is None else step
 
 
 def _finished(root: Path) -> list[int]:
-    return sorted(int(child.name) for child in root.iterdir() if child.name.isdigit() and child.is_dir())
+    """Steps of the checkpoints in a folder, where anything else may lie too."""
+    names = (child.name for child in root.iterdir() if child.is_dir())
+    return sorted(int(name) for name in names if name.isascii() and name.isdecimal() and name == str(int(name)))
 
 
-def _best(checkpointer: Any) -> int | None:
-    scored = [checkpoint for checkpoint in checkpointer.checkpoints if checkpoint.metrics]
-    return max(scored, key=lambda checkpoint: _score(checkpoint.metrics)).step if scored else None
-
-
-def _describe(checkpointer: Any, root: Path, step: int) -> tuple[Metadata, Any]:
-    try:
-        check_digests(root / str(step))
-        saved = checkpointer.metadata(step)
-        metadata = Metadata.from_json(saved.custom_metadata or {})
-        if not saved.metadata:
-            raise BdfError("its list of arrays cannot be read")
-        return metadata, saved.metadata
-    except Exception as error:
-        raise _unusable(root, step, error) from error
+def _best(root: Path) -> int | None:
+    """The step with the best validation score; raises BdfError where that cannot be told."""
+    scores: dict[int, float] = {}
+    for step in _finished(root):
+        try:
+            score = _read(root / str(step)).score
+        except BdfError as error:
+            raise _unusable(root, step, error) from error
+        if score is not None:
+            scores[step] = score
+    return max(scores, key=lambda step: scores[step]) if scores else None
 
 
 def _unusable(root: Path, step: int, error: Exception) -> BdfError:
@@ -325,6 +352,30 @@ def _unusable(root: Path, step: int, error: Exception) -> BdfError:
     hint += f" ({', '.join(others)} are there)" if len(others) > 1 else ""
     what = str(error) if isinstance(error, BdfError) else _first_line(error)
     return BdfError(f"{root / str(step)}: damaged checkpoint: {what}{hint}")
+
+
+def _none_left(directory: Path, failures: Mapping[int, str]) -> BdfError:
+    listed = "; ".join(f"step {step}: {damage}" for step, damage in sorted(failures.items()))
+    return BdfError(
+        f"{directory}: no checkpoint can be read ({listed}); nothing was changed. Rename or remove that folder to "
+        "start anew"
+    )
+
+
+def _on_first_process(action: Callable[[], None], directory: Path) -> None:
+    """Does what must be done once, while the other processes wait; an error of the first is one of all."""
+    failure: BdfError | None = None
+    if jax.process_index() == 0:
+        try:
+            action()
+        except BdfError as error:
+            failure = error
+    if jax.process_count() > 1:
+        failed = multihost_utils.broadcast_one_to_all(np.asarray(failure is not None))
+        if failed and failure is None:
+            failure = BdfError(f"{directory}: cannot be used; the first process says why")
+    if failure:
+        raise failure
 
 
 def _load_two(path: Path, tree: Any) -> dict[str, Any]:
