@@ -1,0 +1,230 @@
+"""Curves of runs side by side: `metrics.jsonl` of several work folders in, one PNG out."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bdf_jax.errors import BdfError
+
+METRICS = "metrics.jsonl"
+DEFAULT = ("loss", "did", "mml", "mdl", "accuracy", "deviation", "learning_rate", "validation")
+FEW = 12  # points; so few are drawn one by one and not smoothed
+EXACT = ("learning_rate", "validation/mAP")  # no noise to be smoothed away
+UNITS = {"learning_rate": "learning rate", "validation/mAP": "mAP, validation identities, %"}
+# Okabe and Ito's colours, which colour-blind readers tell apart; lines of other strokes follow when they are used up.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STROKES = ("-", "--", ":", "-.")
+WIDE = 3  # panels in a row
+
+
+@dataclasses.dataclass(frozen=True)
+class Curves:
+    """What one run wrote.
+
+    Attributes:
+      name: in the legend.
+      path: of its metrics file.
+      series: metric -> (steps, values), steps ascending.
+    """
+
+    name: str
+    path: Path
+    series: dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def read_curves(workdirs: Sequence[str | Path]) -> list[Curves]:
+    """The metrics of runs: work folders or their `metrics.jsonl`.
+
+    A last line that was cut short, as a killed process may leave it, is passed over with a note.
+
+    Raises:
+      BdfError: no such folder or file, nothing in it yet, a line that is no metrics.
+    """
+    paths = [_find(workdir) for workdir in workdirs]
+    return [Curves(name, path, _read(path)) for name, path in zip(_names(paths), paths, strict=True)]
+
+
+def choose(runs: Sequence[Curves], wanted: Sequence[str] = ()) -> list[str]:
+    """The metrics to draw, a panel each.
+
+    Args:
+      runs: of which at least one must have each metric.
+      wanted: names such as `loss` and `mdl/V>I`, or groups: `accuracy` is all of `accuracy/...`. Empty: a default.
+
+    Raises:
+      BdfError: a name that no run has, with the nearest.
+    """
+    known = list(dict.fromkeys(name for run in runs for name in run.series))
+    chosen: list[str] = []
+    for name in wanted or DEFAULT:
+        group = [other for other in known if other.startswith(f"{name}/")]
+        # `did` is a number of its own as well as the group of its terms; a name means the number where there is one.
+        found = [name] if name in known else group
+        if not found and wanted:
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+            hint = f"nearest: {', '.join(near)}" if near else f"there are {', '.join(sorted(known))}"
+            raise BdfError(f"--metrics: no run has {name!r}; {hint}")
+        chosen += found
+    if not chosen:
+        raise BdfError(f"--metrics: none of the usual metrics was found; there are {', '.join(sorted(known))}")
+    return list(dict.fromkeys(chosen))
+
+
+def smoothed(steps: np.ndarray, values: np.ndarray, width: float) -> np.ndarray:
+    """An exponential average over the steps before, unbiased at the start, for steps at any distance.
+
+    Args:
+      steps: (N,) ascending.
+      values: (N,).
+      width: steps after which a value counts 1/e; 0: no smoothing.
+    """
+    if width <= 0:
+        return values
+    result, total, weight = np.empty(len(values)), 0.0, 0.0
+    for i, value in enumerate(values):
+        decay = math.exp(-(steps[i] - steps[i - 1]) / width) if i else 0.0
+        total, weight = decay * total + value, decay * weight + 1
+        result[i] = total / weight
+    return result
+
+
+def draw_curves(runs: Sequence[Curves], metrics: Sequence[str], out: str | Path, *, smooth: float = 0.02) -> Path:
+    """Draws a panel for each metric with a line for each run that has it.
+
+    Args:
+      runs: from `read_curves`.
+      metrics: from `choose`.
+      out: the PNG file; what was there stays whole until the new one is.
+      smooth: width of the average as a share of the longest run's steps; the unsmoothed line stays visible, faintly.
+
+    Raises:
+      BdfError: another ending than .png, an impossible width, a file that cannot be written.
+    """
+    path = Path(out).expanduser().absolute()
+    if path.suffix.lower() != ".png":
+        raise BdfError(f"--out={out}: expected a name that ends with .png")
+    if not 0 <= smooth < 1:
+        raise BdfError(f"--smooth: expected a share of the run from 0 to below 1, found {smooth}")
+    from matplotlib.figure import Figure  # slow to import; a figure of its own needs no display
+
+    columns = min(WIDE, len(metrics))
+    rows = -(-len(metrics) // columns)
+    figure = Figure(figsize=(4.6 * columns, 3.0 * rows + 0.3 * len(runs) ** 0.5 + 0.5), dpi=110, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    width = smooth * max(steps[-1] for run in runs for steps, _ in run.series.values())
+    handles: dict[str, Any] = {}
+    for panel, metric in zip(panels, metrics, strict=False):
+        for i, run in enumerate(runs):
+            if metric in run.series:
+                handles[run.name] = _line(panel, i, *run.series[metric], 0 if metric in EXACT else width)
+        _label(panel, metric)
+    for panel in panels[len(metrics) :]:
+        panel.set_visible(False)
+    names = [run.name for run in runs if run.name in handles]
+    figure.legend(
+        [handles[name] for name in names], [_plain(name) for name in names], loc="outside upper center",
+        ncols=min(len(names), 2 * columns), frameon=False,
+    )  # fmt: skip
+    return _save(figure, path)
+
+
+def _line(panel: Any, number: int, steps: np.ndarray, values: np.ndarray, width: float) -> Any:
+    style = {"color": COLOURS[number % len(COLOURS)], "linestyle": STROKES[number // len(COLOURS) % len(STROKES)]}
+    if len(values) <= FEW:
+        return panel.plot(steps, values, marker="o", markersize=4, **style)[0]
+    if width > 0:
+        panel.plot(steps, values, alpha=0.22, linewidth=0.8, **style)
+    return panel.plot(steps, smoothed(steps, values, width), linewidth=1.6, **style)[0]
+
+
+def _label(panel: Any, metric: str) -> None:
+    panel.set_title(_plain(metric), fontsize=10)
+    panel.set_xlabel("step")
+    panel.set_ylabel(UNITS.get(metric, _plain(metric)))
+    panel.grid(alpha=0.25)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.set_xlim(left=0)
+    if metric.startswith(("accuracy/", "active/")):
+        panel.set_ylim(-0.03, 1.03)
+    elif metric == "learning_rate":
+        panel.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+
+
+def _plain(name: str) -> str:
+    """A name as text: matplotlib takes dollars for formulas, and hides a legend's names that begin with "_"."""
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
+
+
+def _save(figure: Any, path: Path) -> Path:
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(partial, format="png", facecolor="white")
+        os.replace(partial, path)
+    except OSError as error:
+        raise BdfError(f"--out={path}: the picture could not be written: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _find(workdir: str | Path) -> Path:
+    given = Path(workdir).expanduser()
+    path = given / METRICS if given.is_dir() else given
+    if path.is_file():
+        return path
+    if not given.exists():
+        raise BdfError(f"{given}: no such folder; expected the --workdir of a training run")
+    held = ", ".join(sorted(child.name for child in given.iterdir())[:8]) or "nothing"
+    raise BdfError(f"{given}: expected a training run with {METRICS}, found {held}; has its first step been logged?")
+
+
+def _read(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BdfError(f"{path}: cannot be read as metrics: {error}") from error
+    points: dict[str, dict[int, float]] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            values = json.loads(line)
+            step = int(values.pop("step"))
+            numbers = {str(name): float(value) for name, value in values.items()}
+        except (ValueError, TypeError, KeyError, AttributeError):
+            if number == len(lines) and not line.endswith("\n"):
+                print(f"note: {path}: its last line is half-written and passed over", file=sys.stderr)
+                break
+            raise BdfError(
+                f"{path}, line {number}: expected an object with a step and numbers, found {line.strip()[:60]!r}; "
+                "is this the metrics file of a run?"
+            ) from None
+        for name, value in numbers.items():
+            if math.isfinite(value):
+                points.setdefault(name, {})[step] = value
+    if not points:
+        raise BdfError(f"{path}: no step is logged in it yet; expected one JSON object a line")
+    return {
+        name: (np.array(sorted(series)), np.array([series[step] for step in sorted(series)]))
+        for name, series in points.items()
+    }
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The folders' names; with as many parents as it takes to tell them apart."""
+    parts = [path.absolute().parent.parts if path.name == METRICS else path.absolute().parts for path in paths]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    repeated = next(path for i, path in enumerate(paths) if path in paths[:i])
+    raise BdfError(f"{repeated.parent}: the same run is given twice")
