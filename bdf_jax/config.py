@@ -187,7 +187,7 @@ class TrainingConfig:
     epochs: float = 120.0
     steps: int = 0  # 0: from epochs; otherwise the schedule of `epochs` is squeezed into that many steps
     compiler: Literal["jit", "pmap"] = "jit"
-    slices: int = 1  # of the batch that pass the network one after another; batch statistics are those of a slice
+    slices: int = 1  # passes of a step through the network, one after another: less memory, batch statistics of a slice
     log_every: int = 50  # steps between lines of metrics
     checkpoint_every: int = 1000  # steps between checkpoints; the last step is always saved
     tensorboard: bool = True  # event files in the work folder

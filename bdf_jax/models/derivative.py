@@ -15,6 +15,9 @@ from bdf_jax.models.layers import BatchNorm
 # Normalised pixels lie above -2.2, so this offset keeps the ReLU open on every one of them.
 OPEN = 2.2
 
+# Which bases get a derivative.
+DERIVED: dict[str, tuple[int, ...]] = {"both": (0, 1), "visible": (0,), "infrared": (1,), "none": ()}
+
 
 class Pixelwise(nn.Module):
     """G(x) = W2 . relu(W1 . x + b1) + b2: two 1x1 convolutions, 3 -> h -> 3.
@@ -72,7 +75,7 @@ class Gray(nn.Module):
 
 def generators(config: GeneratorConfig, axis_name: str | None) -> dict[int, Any]:
     """The generator of every base that has one (0 visible, 1 infrared); one for both where they are tied."""
-    bases = {"both": (0, 1), "visible": (0,), "infrared": (1,), "none": ()}[config.derivatives]
+    bases = DERIVED[config.derivatives]
     decoder = nn.Dense(3, name="generator_decoder") if config.kind == "middle" and bases else None
 
     def make(name: str) -> nn.Module:

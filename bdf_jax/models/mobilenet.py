@@ -72,12 +72,14 @@ class MobileStage(nn.Module):
       modalities: see `BatchNorm`.
       axis_name: see `BatchNorm`.
       dtype: of the convolutions.
+      remat: whether a block's inner activations are computed again for the gradient instead of kept.
     """
 
     stage: int
     modalities: tuple[int, ...] | None = None
     axis_name: str | None = None
     dtype: Any = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -87,14 +89,19 @@ class MobileStage(nn.Module):
         norm = functools.partial(BatchNorm, modalities=self.modalities, axis_name=self.axis_name)
         if self.stage == 0:
             x = _relu6(norm(name="bn")(conv(32, 3, 2, name="conv")(x), train=train))
-        for i, (expansion, features, stride) in enumerate(BLOCKS[self.stage]):
-            name, y = f"block{i}", x
+
+        def block(stage: MobileStage, x: jax.Array, i: int) -> jax.Array:
+            (expansion, features, stride), name, y = BLOCKS[self.stage][i], f"block{i}", x
             if expansion > 1:
                 hidden = conv(expansion * x.shape[-1], 1, name=f"{name}_conv1")(y)
                 y = _relu6(norm(name=f"{name}_bn1")(hidden, train=train))
             y = _relu6(norm(name=f"{name}_bn2")(depthwise(stride, name=f"{name}_conv2")(y), train=train))
             y = norm(name=f"{name}_bn3")(conv(features, 1, name=f"{name}_conv3")(y), train=train)
-            x = x + y if stride == 1 and x.shape[-1] == features else y
+            return x + y if stride == 1 and x.shape[-1] == features else y
+
+        for i in range(len(BLOCKS[self.stage])):
+            run = functools.partial(block, i=i)
+            x = (nn.remat(run) if train and self.remat else run)(self, x)
         if self.stage == HEAD_STAGE:
             x = _relu6(norm(name="bn")(conv(FEATURES, 1, name="conv")(x), train=train))
         return x

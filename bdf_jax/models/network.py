@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 
 from bdf_jax.config import ModelConfig
 from bdf_jax.errors import BdfError
-from bdf_jax.models.derivative import generators
+from bdf_jax.models.derivative import DERIVED, generators
 from bdf_jax.models.layers import BatchNorm
 from bdf_jax.models.mobilenet import FEATURES as MOBILENET_FEATURES
 from bdf_jax.models.mobilenet import MobileStage
@@ -62,17 +63,18 @@ class Network(nn.Module):
         """
         config = self.config
         makers = generators(config.generator, self.axis_name)
-        present = [base for base in bases if base in makers] if derive else []
+        modalities = modalities_of(config, bases, derive=derive)
+        present = [modality - 2 for modality in modalities if modality >= 2]
         derived = {base: makers[base](images_NBHWC[:, list(bases).index(base)], train=train) for base in present}
         if config.generator.detach:
             derived = jax.lax.stop_gradient(derived)
-        modalities = tuple(bases) + tuple(2 + base for base in present)
         x_NMHWC = images_NBHWC
         if derived:
             x_NMHWC = jnp.concatenate([x_NMHWC, jnp.stack([derived[base][0] for base in present], 1)], 1)
 
         for stage in range(len(STAGES)):
-            x_NMHWC = self._stage(stage, x_NMHWC, modalities, train)
+            run = functools.partial(Network._stage, stage=stage, modalities=modalities, train=train)
+            x_NMHWC = (nn.remat(run) if train and config.remat == "stage" else run)(self, x_NMHWC)
         features_NMD = _pool(self, x_NMHWC.astype(jnp.float32), config)
 
         bn_modalities = modalities if config.bn == "per_modality" else None
@@ -91,16 +93,21 @@ class Network(nn.Module):
             "logits": classifier(embeddings_NMD),
         }
 
-    def _stage(self, stage: int, x_NMHWC: jax.Array, modalities: tuple[int, ...], train: bool) -> jax.Array:
+    def _stage(self, x_NMHWC: jax.Array, stage: int, modalities: tuple[int, ...], train: bool) -> jax.Array:
         """One stage, shared, or one for each base; a derivative goes with its base."""
 
         def run(x: jax.Array, present: tuple[int, ...], suffix: str) -> jax.Array:
             apart = present if self.config.bn == "per_modality" else None
-            dtype = jnp.dtype(self.config.dtype)
-            name = STAGES[stage] + suffix
+            settings: dict[str, Any] = {
+                "modalities": apart,
+                "axis_name": self.axis_name,
+                "dtype": jnp.dtype(self.config.dtype),
+                "remat": self.config.remat == "block",
+                "name": STAGES[stage] + suffix,
+            }
             if self.config.arch == "mobilenet_v2":
-                return MobileStage(stage, apart, self.axis_name, dtype, name=name)(x, train=train)
-            return Stage(self.config.arch, stage, apart, self.axis_name, dtype, name=name)(x, train=train)
+                return MobileStage(stage, **settings)(x, train=train)
+            return Stage(self.config.arch, stage, **settings)(x, train=train)
 
         if stage >= self.config.split_at:
             return run(x_NMHWC, modalities, "")
@@ -111,6 +118,12 @@ class Network(nn.Module):
                 y = run(x_NMHWC[:, jnp.asarray(positions)], tuple(modalities[i] for i in positions), f"_{name}")
                 outputs.update({position: y[:, i] for i, position in enumerate(positions)})
         return jnp.stack([outputs[i] for i in range(len(modalities))], 1)
+
+
+def modalities_of(config: ModelConfig, bases: Sequence[int] = (0, 1), *, derive: bool = True) -> tuple[int, ...]:
+    """The modalities that take part, bases first, for the arguments of `Network.__call__`."""
+    derived = DERIVED[config.generator.derivatives] if derive else ()
+    return tuple(bases) + tuple(2 + base for base in bases if base in derived)
 
 
 def feature_size(config: ModelConfig) -> int:

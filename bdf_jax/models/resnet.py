@@ -51,6 +51,7 @@ class Stage(nn.Module):
       modalities: see `BatchNorm`.
       axis_name: see `BatchNorm`.
       dtype: of the convolutions.
+      remat: whether a block's inner activations are computed again for the gradient instead of kept.
     """
 
     arch: str
@@ -58,6 +59,7 @@ class Stage(nn.Module):
     modalities: tuple[int, ...] | None = None
     axis_name: str | None = None
     dtype: Any = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -71,7 +73,11 @@ class Stage(nn.Module):
         block = _bottleneck if architecture.bottleneck else _basic
         for i in range(architecture.blocks[self.stage - 1]):
             stride = 2 if i == 0 and self.stage in (2, 3) else 1
-            x = block(x, f"block{i}", width, stride, conv, norm, train)
+
+            def run(stage: Stage, x: jax.Array, name: str = f"block{i}", stride: int = stride) -> jax.Array:
+                return block(x, name, width, stride, conv, norm, train)
+
+            x = (nn.remat(run) if train and self.remat else run)(self, x)
         return x
 
 

@@ -49,6 +49,12 @@ def compile_step(network: Network, optimiser: optax.GradientTransformation, conf
             f"data.identities x data.images: a batch of {config.data.identities} x {config.data.images} = {pairs} "
             f"pairs is not divisible by {devices} devices; change either, or use fewer devices"
         )
+    if pairs % (devices * config.training.slices):
+        raise BdfError(
+            f"training.slices: a batch of {config.data.identities} x {config.data.images} = {pairs} pairs cannot be cut "
+            f"into {config.training.slices} equal slices on {devices} device{'s' * (devices > 1)}; choose a divisor of "
+            f"{pairs // devices}"
+        )
     compiler = {"jit": _jit, "pmap": _pmap}[config.training.compiler]
     return compiler(network, functools.partial(train_step, optimiser=optimiser, config=config))
 

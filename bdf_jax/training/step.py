@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +13,12 @@ import optax
 from bdf_jax import losses
 from bdf_jax.augment import augment, step_key
 from bdf_jax.config import Config
-from bdf_jax.models import Network
+from bdf_jax.losses import MODALITIES
+from bdf_jax.models import Network, modalities_of
 from bdf_jax.training.state import TrainState
 
 Metrics = dict[str, jax.Array]
+Tree = dict[str, Any]
 
 
 def train_step(
@@ -31,8 +34,9 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """augment -> derive -> one forward of four modalities -> edges -> gradients -> next state.
 
-    Identity and shot are merged into N = P K pairs, the axis that is shared out over devices. Batch statistics and
-    mining are those of the global batch: only features are gathered, never images.
+    Identity and shot are merged into N = P K pairs, the axis that is shared out over devices. Mining is that of the
+    global batch: only features are gathered, never images. So are batch statistics, unless `training.slices` > 1: then
+    they are those of a slice, and the running ones move by the mean over slices.
 
     Args:
       state: before the step.
@@ -57,10 +61,12 @@ def train_step(
 
     def loss(params: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
         variables = {"params": params, "batch_stats": state.batch_stats}
-        outputs, updates = network.apply(variables, images_NBHWC, train=True, mutable=["batch_stats"])
+        forward = functools.partial(_forward, network, variables)
+        outputs, averages = _in_slices(forward, images_NBHWC, config.training.slices)
         # Weights are constants of the compiled step, so a term that is switched off costs nothing and cannot be NaN.
         total, metrics = _losses(outputs, labels_N, config, gather)
-        return total, (updates["batch_stats"], metrics | _observations(outputs, images_NBHWC, labels_N, gather))
+        metrics |= _observations(outputs, averages["active"], labels_N, modalities_of(config.model), gather)
+        return total, (averages["batch_stats"], metrics)
 
     gradients, (batch_stats, metrics) = jax.grad(loss, has_aux=True)(state.params)
     gradients, metrics = mean(gradients), mean(metrics)
@@ -70,12 +76,45 @@ def train_step(
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
 
+def _forward(network: Network, variables: Any, images_NBHWC: jax.Array) -> tuple[Tree, Tree]:
+    """What the losses and the observers need: arrays with one row a pair, and averages over the batch."""
+    outputs, updates = network.apply(variables, images_NBHWC, train=True, mutable=["batch_stats"])
+    pixels = {MODALITIES[base]: images_NBHWC[:, base] for base in outputs["derivatives"]}
+    pixels |= {MODALITIES[2 + base]: derivative for base, derivative in outputs["derivatives"].items()}
+    moments = {name: jnp.stack([x.mean((1, 2, 3)), jnp.square(x).mean((1, 2, 3))], 1) for name, x in pixels.items()}
+    rows = {"features": outputs["features"], "logits": outputs["logits"], "moments": moments}
+    return rows, {"batch_stats": updates["batch_stats"], "active": outputs["active"]}
+
+
+def _in_slices(
+    forward: Callable[[jax.Array], tuple[Tree, Tree]], images_NBHWC: jax.Array, slices: int
+) -> tuple[Tree, Tree]:
+    """`forward` of the whole batch while the activations of one slice at a time are in memory.
+
+    First all features, slice after slice, keeping nothing else; the losses see the whole batch, so mining is exact.
+    The gradient then passes slice after slice again, each computed a second time: the transpose of a scan over a
+    checkpointed function is just that.
+
+    References:
+      Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", RepL4NLP 2021.
+    """
+    if slices == 1:
+        return forward(images_NBHWC)
+    N = len(images_NBHWC)
+    # Every slices-th pair, so that each slice lies on all devices, holds all identities (where K is a multiple), and
+    # is the same one on any number of devices.
+    images_SNBHWC = images_NBHWC.reshape(N // slices, slices, *images_NBHWC.shape[1:]).swapaxes(0, 1)
+    rows, averages = jax.lax.map(jax.checkpoint(forward, prevent_cse=False), images_SNBHWC)
+    merged = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(N, *x.shape[2:]), rows)
+    return merged, jax.tree.map(lambda x: x.mean(0), averages)
+
+
 def _losses(
-    outputs: dict[str, Any], labels_N: jax.Array, config: Config, gather: Callable[[jax.Array], jax.Array]
+    outputs: Tree, labels_N: jax.Array, config: Config, gather: Callable[[jax.Array], jax.Array]
 ) -> tuple[jax.Array, Metrics]:
     """The total loss and every part and term of it by name."""
-    settings, modalities = config.loss, outputs["modalities"]
-    names = [losses.MODALITIES[m] for m in modalities]
+    settings, modalities = config.loss, modalities_of(config.model)
+    names = [MODALITIES[m] for m in modalities]
     features_NMD = gather(outputs["features"])
     features_PKMD = features_NMD.reshape(config.data.identities, config.data.images, *features_NMD.shape[1:])
 
@@ -107,22 +146,25 @@ def _losses(
 
 
 def _observations(
-    outputs: dict[str, Any], images_NBHWC: jax.Array, labels_N: jax.Array, gather: Callable[[jax.Array], jax.Array]
+    outputs: Tree,
+    active: dict[int, jax.Array],
+    labels_N: jax.Array,
+    modalities: tuple[int, ...],
+    gather: Callable[[jax.Array], jax.Array],
 ) -> Metrics:
     """What is watched but not optimised: accuracies, and whether a generator still says anything."""
     correct_NM = outputs["logits"].argmax(-1) == labels_N[:, None]
-    observed = {
-        f"accuracy/{losses.MODALITIES[m]}": correct_NM[:, i].mean() for i, m in enumerate(outputs["modalities"])
-    }
-    for base, derivative in outputs["derivatives"].items():
-        name = losses.MODALITIES[2 + base]
-        observed[f"active/{name}"] = outputs["active"][base]
+    observed = {f"accuracy/{MODALITIES[m]}": correct_NM[:, i].mean() for i, m in enumerate(modalities)}
+    spread = {name: _deviation(gather(moments)) for name, moments in outputs["moments"].items()}
+    for base, fraction in active.items():
+        name = MODALITIES[2 + base]
+        observed[f"active/{name}"] = fraction
         # A healthy active fraction does not show a collapse to one tone; the spread of the pixels does.
-        observed[f"deviation/{name}"] = _deviation(derivative, gather) / _deviation(images_NBHWC[:, base], gather)
+        observed[f"deviation/{name}"] = spread[name] / spread[MODALITIES[base]]
     return {name: value.astype(jnp.float32) for name, value in observed.items()}
 
 
-def _deviation(images_NHWC: jax.Array, gather: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """Standard deviation of all pixels of the global batch, never 0."""
-    mean, square = (gather(x.mean(axis=(1, 2, 3))).mean() for x in (images_NHWC, jnp.square(images_NHWC)))
+def _deviation(moments_N2: jax.Array) -> jax.Array:
+    """Standard deviation of all pixels of the batch from each image's mean and mean square; never 0."""
+    mean, square = moments_N2.mean(0)
     return jnp.sqrt(jnp.maximum(square - jnp.square(mean), 1e-12))
