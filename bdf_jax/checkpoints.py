@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
 import shutil
 import time
@@ -27,7 +28,8 @@ from bdf_jax.errors import BdfError
 KEEP = 2  # the last, and the one before in case the last is damaged
 # Orbax writes these once more after the digests: a mark that nobody reads on a local disk, and the file of the
 # metadata, to add the time. What we have in that file carries a digest of its own.
-WRITTEN_LAST = ("commit_success.txt", "_CHECKPOINT_METADATA")
+METADATA = "_CHECKPOINT_METADATA"
+WRITTEN_LAST = ("commit_success.txt", METADATA)
 FULL = ("No space left", "Disk quota exceeded")  # the system's words, inside those of several libraries
 
 
@@ -156,7 +158,7 @@ class Checkpoints:
           BdfError: other splits, or another number of classes.
         """
         for step in self.steps()[-1:]:
-            saved = _read(self.directory / str(step)).metadata
+            saved, _ = _read(self.directory / str(step))
             if (saved.fingerprint, saved.num_classes) != (metadata.fingerprint, metadata.num_classes):
                 raise BdfError(
                     f"{self.directory}: these checkpoints were trained on other splits ({saved.num_classes} "
@@ -249,31 +251,27 @@ class Checkpoints:
             )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Saved:
-    """A checkpoint without its arrays: what it says of itself, its validation score, and the shapes of its arrays."""
+def _read(path: Path) -> tuple[Metadata, float | None]:
+    """What the checkpoint in `path` says of itself, and its validation score.
 
-    metadata: Metadata
-    score: float | None
-    arrays: Any
+    Its JSON is read directly: Orbax opens every array first, and is loud where it cannot.
 
-
-def _read(path: Path) -> _Saved:
-    """What is known of the checkpoint in `path`; raises BdfError, without naming it, where that cannot be read."""
+    Raises:
+      BdfError: it cannot be read, or is not of this checkpoint; the path is not named.
+    """
     try:
-        saved = ocp.metadata(path)
-    except Exception as error:
-        raise BdfError(_first_line(error)) from error
-    values = dict(saved.custom_metadata or {})
+        values = dict(json.loads((path / METADATA).read_text())["custom_metadata"])
+    except FileNotFoundError as error:
+        raise BdfError(f"{METADATA} is missing") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BdfError(f"{METADATA} cannot be read ({_first_line(error)})") from error
     digest = values.pop("sha256", None)
     metadata = Metadata.from_json(values)
     if digest not in (None, json_digest(values)):
-        raise BdfError("its metadata is not what was written")
+        raise BdfError(f"{METADATA} is not what was written")
     if values.get("step", int(path.name)) != int(path.name):
         raise BdfError(f"it holds the state of step {values['step']}")
-    if not saved.metadata:
-        raise BdfError("its list of arrays cannot be read")
-    return _Saved(metadata, values.get("score"), saved.metadata)
+    return metadata, values.get("score")
 
 
 def load_variables(path: str | Path, step: int | None = None) -> tuple[Metadata, dict[str, Any], int]:
@@ -292,8 +290,8 @@ def load_variables(path: str | Path, step: int | None = None) -> tuple[Metadata,
     root, step = _find(path, step)
     try:
         check_digests(root / str(step))
-        saved = _read(root / str(step))
-        return saved.metadata, _load_two(root / str(step), saved.arrays), step
+        metadata, _ = _read(root / str(step))
+        return metadata, _load_two(root / str(step)), step
     except Exception as error:
         raise _unusable(root, step, error) from error
 
@@ -302,7 +300,7 @@ def load_metadata(path: str | Path, step: int | None = None) -> Metadata:
     """What a checkpoint says of itself, without its arrays; arguments and errors as for `load_variables`."""
     root, step = _find(path, step)
     try:
-        return _read(root / str(step)).metadata
+        return _read(root / str(step))[0]
     except BdfError as error:
         raise _unusable(root, step, error) from error
 
@@ -338,7 +336,7 @@ def _best(root: Path) -> int | None:
     scores: dict[int, float] = {}
     for step in _finished(root):
         try:
-            score = _read(root / str(step)).score
+            _, score = _read(root / str(step))
         except BdfError as error:
             raise _unusable(root, step, error) from error
         if score is not None:
@@ -378,7 +376,10 @@ def _on_first_process(action: Callable[[], None], directory: Path) -> None:
         raise failure
 
 
-def _load_two(path: Path, tree: Any) -> dict[str, Any]:
+def _load_two(path: Path) -> dict[str, Any]:
+    tree: Any = ocp.metadata(path).metadata
+    if not tree:
+        raise BdfError("its list of arrays cannot be read")
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = {
         name: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), tree[name])
