@@ -13,6 +13,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from bdf_jax.config import Config
+from bdf_jax.distributed import local
 from bdf_jax.errors import BdfError
 from bdf_jax.models import Network
 from bdf_jax.training.state import TrainState
@@ -28,13 +29,17 @@ class CompiledStep:
     Attributes:
       step: (state, images_NBHWC, labels_N) to (state, metrics), of what the two functions below return. The state
         that goes in is donated.
-      place_state: puts a state on the devices, a copy on each.
+      place_state: puts a state, equal in all processes, on the devices, a copy on each.
+      global_state: the placed state as arrays over all devices of all processes, as checkpoints want it; no copy.
       place_batch: puts this process's share of the pairs on its devices.
+      pairs: that share.
     """
 
     step: Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]
     place_state: Callable[[TrainState], TrainState]
+    global_state: Callable[[TrainState], TrainState]
     place_batch: Callable[[np.ndarray, np.ndarray], tuple[Any, Any]]
+    pairs: slice
 
 
 def compile_step(network: Network, optimiser: optax.GradientTransformation, config: Config) -> CompiledStep:
@@ -56,11 +61,11 @@ def compile_step(network: Network, optimiser: optax.GradientTransformation, conf
             f"{pairs // devices}"
         )
     compiler = {"jit": _jit, "pmap": _pmap}[config.training.compiler]
-    return compiler(network, functools.partial(train_step, optimiser=optimiser, config=config))
+    return compiler(network, functools.partial(train_step, optimiser=optimiser, config=config), _share(pairs))
 
 
-def _jit(network: Network, step: Callable[..., Any]) -> CompiledStep:
-    mesh = _mesh(jax.devices())
+def _jit(network: Network, step: Callable[..., Any], pairs: slice) -> CompiledStep:
+    mesh = _mesh(_by_process(jax.devices()))
     replicated, shared_out = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
     gather = functools.partial(jax.lax.with_sharding_constraint, shardings=replicated)
     return CompiledStep(
@@ -70,29 +75,63 @@ def _jit(network: Network, step: Callable[..., Any]) -> CompiledStep:
             out_shardings=(replicated, replicated),
             donate_argnums=0,
         ),
-        place_state=lambda state: jax.device_put(state, replicated),
+        place_state=lambda state: jax.tree.map(functools.partial(_everywhere, sharding=replicated), local(state)),
+        global_state=lambda state: state,
         place_batch=lambda *arrays: tuple(jax.make_array_from_process_local_data(shared_out, a) for a in arrays),
+        pairs=pairs,
     )
 
 
-def _pmap(network: Network, step: Callable[..., Any]) -> CompiledStep:
+def _pmap(network: Network, step: Callable[..., Any], pairs: slice) -> CompiledStep:
     gather = functools.partial(jax.lax.all_gather, axis_name=AXIS, tiled=True)
     devices = jax.local_device_count()
     # Any other layout than the one that pmap returns its state in would cost a second compilation.
-    replicated = NamedSharding(_mesh(jax.local_devices()), PartitionSpec())
+    replicated = NamedSharding(_mesh(_by_process(jax.local_devices())), PartitionSpec())
+    replicated_globally = NamedSharding(_mesh(_by_process(jax.devices())), PartitionSpec())
     return CompiledStep(
         step=jax.pmap(
             functools.partial(step, network=network.clone(axis_name=AXIS), gather=gather, axis_name=AXIS),
             axis_name=AXIS,
             in_axes=(None, 0, 0),
             out_axes=None,
+            devices=_by_process(jax.devices()) if jax.process_count() > 1 else None,
             donate_argnums=0,
         ),
-        place_state=lambda state: jax.device_put(state, replicated),
+        place_state=lambda state: jax.device_put(local(state), replicated),
+        # pmap's arrays are a process's own, and a checkpoint of those is refused.
+        global_state=lambda state: jax.tree.map(functools.partial(_same_buffers, sharding=replicated_globally), state),
         place_batch=lambda *arrays: tuple(a.reshape(devices, -1, *a.shape[1:]) for a in arrays),
+        pairs=pairs,
     )
 
 
+def _share(pairs: int) -> slice:
+    """This process's pairs: those of its devices, in the order of `_by_process`."""
+    devices = _by_process(jax.devices())
+    mine = [place for place, device in enumerate(devices) if device.process_index == jax.process_index()]
+    per_device = pairs // len(devices)
+    return slice(mine[0] * per_device, (mine[-1] + 1) * per_device)
+
+
+def _by_process(devices: list[jax.Device]) -> list[jax.Device]:
+    """On a TPU pod the numbers of a host's chips are not consecutive; its share of the batch has to be."""
+    return sorted(devices, key=lambda device: (device.process_index, device.id))
+
+
 def _mesh(devices: list[jax.Device]) -> jax.sharding.Mesh:
-    # Axis types are named because make_mesh's default, Explicit, refuses a distance between all pairs of rows.
-    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    # Not jax.make_mesh: it may reorder devices, and its default axis type, Explicit, refuses a distance between all
+    # pairs of rows.
+    return jax.sharding.Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def _everywhere(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
+    if jax.process_count() == 1:
+        return jax.device_put(leaf, sharding)
+    # device_put would first gather every process's copy to compare them.
+    return jax.make_array_from_callback(np.shape(leaf), sharding, lambda index: np.asarray(leaf)[index])
+
+
+def _same_buffers(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
+    if jax.process_count() == 1:
+        return leaf
+    return jax.make_array_from_single_device_arrays(leaf.shape, sharding, [s.data for s in leaf.addressable_shards])

@@ -1,0 +1,230 @@
+"""What the processes of one run say to each other beside the arrays: who is first, who waits, who agrees, who fell out.
+
+All of it goes through JAX's coordination service, which process 0 hosts, and not through the devices: a process may wait
+there for minutes while another one writes or ranks. In a run of one process every function here returns at once.
+`bdf_jax.launch` starts the processes' connection; after a `jax.distributed.initialize` of one's own it works as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax._src import distributed  # jax.distributed shows no client; Orbax takes it from here too
+from jax.experimental import multihost_utils
+
+from bdf_jax.errors import BdfError
+
+PREFIX = "bdf_jax"
+FOREVER_MS = 7 * 24 * 3600 * 1000  # a process that fell out ends waiting earlier, see `launch`
+ASK_SECONDS = 1.0  # between two looks whether another process was asked to stop
+
+T = TypeVar("T")
+
+
+class Together(BdfError):
+    """An error that all processes raise at the same point, so that each of them can end in its own time."""
+
+
+# All processes come to the same calls in the same order, so the same number means the same call.
+_calls = itertools.count()
+
+
+def client() -> Any:
+    """Of the coordination service; None in a run of one process."""
+    return distributed.global_state.client
+
+
+def is_first() -> bool:
+    """Whether this process is the one that prints and writes."""
+    return client() is None or distributed.global_state.process_id == 0
+
+
+def barrier(name: str) -> None:
+    """Returns when all processes are here.
+
+    Raises:
+      BdfError: another one fell out.
+    """
+    if client() is not None:
+        with _lost():
+            client().wait_at_barrier(f"{PREFIX}/{next(_calls)}/{name}", FOREVER_MS)
+
+
+def on_first(function: Callable[[], T]) -> T:
+    """What process 0 computes, in all processes. The value is one that JSON can hold.
+
+    Raises:
+      Together: a BdfError of process 0, in all processes.
+    """
+    if client() is None:
+        return function()
+    key = f"{PREFIX}/{next(_calls)}/first"
+    if is_first():
+        try:
+            value = function()
+        except BdfError as error:
+            client().key_value_set(key, json.dumps({"error": str(error)}))
+            raise Together(str(error)) from error
+        client().key_value_set(key, json.dumps({"value": value}))
+        return value
+    with _lost():
+        outcome = json.loads(client().blocking_key_value_get(key, FOREVER_MS))
+    if "error" in outcome:
+        raise Together(outcome["error"])
+    return outcome["value"]
+
+
+def agree(what: str, values: Mapping[str, Any]) -> None:
+    """Checks that these values are the same in all processes.
+
+    Args:
+      what: they describe, for the message.
+      values: names to what JSON can hold.
+
+    Raises:
+      Together: naming the processes that differ from process 0, and in what.
+    """
+    if client() is None:
+        return
+    folder = f"{PREFIX}/{next(_calls)}/agree"
+    client().key_value_set(f"{folder}/{distributed.global_state.process_id}", json.dumps(values))
+    barrier("agree")
+
+    def compare() -> None:
+        stored = {int(key.rsplit("/", 1)[-1]): json.loads(value) for key, value in client().key_value_dir_get(folder)}
+        first = stored.pop(0)
+        differences = [
+            f"  {name}: {first.get(name)!r} in process 0, {theirs.get(name)!r} in process {process}"
+            for process, theirs in sorted(stored.items())
+            for name in sorted({*first, *theirs})
+            if first.get(name) != theirs.get(name)
+        ]
+        if differences:
+            listed = "\n".join(differences[:10]) + ("\n  ..." if len(differences) > 10 else "")
+            raise BdfError(
+                f"the processes of this run differ in {what}:\n{listed}\nstart all of them with the same command on the "
+                "same data"
+            )
+
+    on_first(compare)
+
+
+def share(rows: np.ndarray) -> np.ndarray:
+    """This process's part of `rows`: all of them in a run of one process, else a contiguous part."""
+    size = -(-len(rows) // distributed.global_state.num_processes)
+    return rows[distributed.global_state.process_id * size :][:size]
+
+
+def gather(values_RD: np.ndarray, rows_R: np.ndarray, total: int) -> np.ndarray:
+    """(total, D): every row of it from the process that has it.
+
+    Args:
+      values_RD: this process's rows.
+      rows_R: their places among the `total`.
+      total: number of rows of all processes.
+    """
+    whole_ND = np.empty((total, *values_RD.shape[1:]), values_RD.dtype)
+    if client() is None:
+        whole_ND[rows_R] = values_RD
+        return whole_ND
+    # Equally many from each; the places travel along, so the order of processes among the devices does not matter.
+    size = -(-total // distributed.global_state.num_processes) + 1  # visible and infrared rows are shared out apart
+    places = np.full(size, -1, np.int32)
+    places[: len(rows_R)] = rows_R
+    padded = np.zeros((size, *values_RD.shape[1:]), values_RD.dtype)
+    padded[: len(rows_R)] = values_RD
+    places, padded = multihost_utils.process_allgather((places, padded), tiled=True)
+    whole_ND[places[places >= 0]] = padded[places >= 0]
+    return whole_ND
+
+
+def local(tree: Any) -> Any:
+    """Arrays that lie whole on every device as arrays of this process alone, without a copy."""
+    return jax.tree.map(
+        lambda x: x if not isinstance(x, jax.Array) or x.is_fully_addressable else x.addressable_data(0), tree
+    )
+
+
+class Termination:
+    """SIGTERM in any process, and the step after which all of them stop.
+
+    A process that is asked to stop tells the others. Each then halts for a moment before its next step, in the
+    background, and says how far it has come; all stop after the step that follows the furthest of them, which none has
+    done yet. Steps cost one look at a number.
+    """
+
+    def __init__(self) -> None:
+        self._asked, self._over = threading.Event(), threading.Event()
+        self._lock = threading.Lock()
+        self._step, self._last = 0, float("inf")
+        self._key = f"{PREFIX}/{next(_calls)}/terminated"
+
+    def reached(self, step: int) -> bool:
+        """Whether to stop after this step; asked once at each step, in all processes."""
+        if client() is None:
+            return self._asked.is_set()
+        with self._lock:
+            self._step = step
+            return step >= self._last
+
+    def asked_in_any(self) -> bool:
+        """Whether any process was asked, in time or too late for a step; the same answer in all processes."""
+        barrier("steps done")  # until here the others may need this process's answer
+        return on_first(lambda: self._asked.is_set() or self._last < float("inf"))
+
+    def _listen(self) -> None:
+        told = False
+        while not self._over.is_set():
+            if self._asked.wait(ASK_SECONDS) and not told:
+                client().key_value_set(self._key, "", allow_overwrite=True)
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # nobody was asked
+                client().key_value_try_get(self._key)
+                told = True
+            if told:
+                break
+        if told:
+            self._settle()
+
+    def _settle(self) -> None:
+        state = distributed.global_state
+        with self._lock:
+            client().key_value_set(f"{self._key}-at/{state.process_id}", str(self._step))
+            keys = [f"{self._key}-at/{process}" for process in range(state.num_processes)]
+            self._last = 1 + max(int(client().blocking_key_value_get(key, FOREVER_MS)) for key in keys)
+
+
+@contextlib.contextmanager
+def termination() -> Iterator[Termination]:
+    """SIGTERM, the usual notice of preemption, is noted instead of ending the process."""
+    watched = Termination()
+    if client() is not None:
+        threading.Thread(target=watched._listen, name="termination", daemon=True).start()
+    main = threading.current_thread() is threading.main_thread()  # only this one may handle signals
+    before = signal.signal(signal.SIGTERM, lambda *_: watched._asked.set()) if main else None
+    try:
+        yield watched
+    finally:
+        watched._over.set()
+        if main:
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _lost() -> Iterator[None]:
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        raise BdfError(f"{died()} ({str(error).splitlines()[0][:200]})") from error
+
+
+def died(process: str = "another process of this run died") -> str:
+    """The message of a process whose run cannot go on because another one fell out."""
+    return f"{process}; start the same command again in all processes to continue from the last checkpoint"

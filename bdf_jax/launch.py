@@ -1,0 +1,374 @@
+"""How the processes of a run find each other at the start, watch each other, and end together.
+
+A run has one process for each host, or for each device, as the launcher likes. Where flags, the environment or a
+launcher name several, `session` connects them; otherwise it does nothing. What must not happen is that one process ends
+and the others wait for it: XLA's collectives know no time limit, so every process says every few seconds that it is
+there, process 0 listens, and whoever falls out ends the others with a message.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bdf_jax.errors import BdfError
+
+SILENCE_SECONDS = 30  # after which a process that is not heard of counts as dead
+START_SECONDS = 120  # for which the processes wait for each other at the start
+LAST_WORDS_SECONDS = 10  # for which process 0, which the others hear of each other through, outlives its own error
+FAILED = "bdf_jax/failed"
+# What the errors of collectives have in common when the other side is gone: Gloo, NCCL, the coordination service.
+CONNECTION = ("Gloo", "NCCL", "Connection reset", "Connection closed", "UNAVAILABLE", "Socket closed", "heartbeat")
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """Several processes of one run, as this one sees them. None: JAX asks the launcher.
+
+    Attributes:
+      coordinator: HOST:PORT at which process 0 is reached.
+      processes: how many there are.
+      process: which this one is, from 0.
+    """
+
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
+
+
+def find(
+    coordinator: str = "",
+    processes: int | None = None,
+    process: int | None = None,
+    *,
+    detect: str = "auto",
+    environ: Mapping[str, str] = os.environ,
+) -> Launch | None:
+    """How this process was launched; None where it is the only one.
+
+    Args:
+      coordinator: flag --coordinator; empty: JAX_COORDINATOR_ADDRESS.
+      processes: flag --processes; None: JAX_NUM_PROCESSES.
+      process: flag --process; None: JAX_PROCESS_ID.
+      detect: "auto": also under SLURM with several tasks, Open MPI, and on TPU pods; "on": JAX must find out; "off":
+        a single process, whatever the environment says.
+      environ: the environment.
+
+    Raises:
+      BdfError: a value is missing or impossible.
+    """
+    if detect == "off":
+        return None
+    coordinator = coordinator or environ.get("JAX_COORDINATOR_ADDRESS", "")
+    processes = _number("JAX_NUM_PROCESSES", environ) if processes is None else processes
+    process = _number("JAX_PROCESS_ID", environ) if process is None else process
+    launcher = _launcher(environ)
+    if not coordinator and processes is None and process is None:
+        return Launch() if detect == "on" or launcher is not None else None
+    count_of, index_of = launcher or ("", "")
+    processes = _number(count_of, environ) if processes is None else processes
+    process = _number(index_of, environ) if process is None else process
+    _check(coordinator, processes, process, addressed=launcher is not None)
+    return None if processes == 1 else Launch(coordinator or None, processes, process)
+
+
+def _number(name: str, environ: Mapping[str, str]) -> int | None:
+    value = environ.get(name, "")
+    if value and not value.isdigit():
+        raise BdfError(f"{name}={value} in the environment: expected a whole number")
+    return int(value) if value else None
+
+
+def _launcher(environ: Mapping[str, str]) -> tuple[str, str] | None:
+    """Where a launcher that started several processes says how many and which; names may be unset on TPU pods."""
+
+    def several(name: str) -> bool:
+        return (_number(name, environ) or 0) > 1
+
+    # A step list is only there under srun: the batch script itself also has SLURM_NTASKS, and is alone.
+    if several("SLURM_NTASKS") and {"SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NODELIST"} <= environ.keys():
+        return "SLURM_NTASKS", "SLURM_PROCID"
+    if several("OMPI_COMM_WORLD_SIZE"):
+        return "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"
+    hosts = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES", "")
+    if "," in hosts or several("MEGASCALE_NUM_SLICES"):
+        return "", ""
+    return None
+
+
+def _check(coordinator: str, processes: int | None, process: int | None, *, addressed: bool) -> None:
+    if processes is not None and processes < 1:
+        raise BdfError(f"--processes={processes}: expected at least 1")
+    if processes == 1 and not process:
+        return
+    given = {"--coordinator=HOST:PORT": coordinator or addressed, "--processes=N": processes, "--process=I": process}
+    missing = [flag for flag, value in given.items() if value is None or value in ("", False)]
+    if missing and not addressed:
+        raise BdfError(
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing: a run of several processes needs "
+            "the address of process 0, their number and the index of this one, as flags or as JAX_COORDINATOR_ADDRESS, "
+            "JAX_NUM_PROCESSES and JAX_PROCESS_ID in the environment; --distributed=off runs this process alone"
+        )
+    if process is not None and processes is not None and not 0 <= process < processes:
+        raise BdfError(f"--process={process}: expected 0 to {processes - 1}, for there are --processes={processes}")
+    if coordinator:
+        host, _, port = coordinator.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise BdfError(f"--coordinator={coordinator}: expected HOST:PORT, such as 10.0.0.1:1234")
+        try:
+            socket.getaddrinfo(host.strip("[]"), int(port))
+        except OSError as error:
+            raise BdfError(f"--coordinator={coordinator}: the host is not known here: {error}") from error
+
+
+@contextlib.contextmanager
+def session(
+    launch: Launch | None, *, silence_seconds: int = SILENCE_SECONDS, start_seconds: int = START_SECONDS
+) -> Iterator[None]:
+    """A block in which the processes of a run are connected. An error in one of them ends all.
+
+    Must begin before the first array. In a run of several processes an error does not leave the block: it is printed
+    and the process ends at once, because JAX's own way out would wait for the others.
+
+    Raises:
+      BdfError: in a run of one process whatever the block raises; else only what all raise together
+        (`distributed.Together`).
+    """
+    if launch is None:
+        yield
+        return
+    import jax
+
+    abort = _Abort(f"the processes of this run did not find each other within {start_seconds} s{_at(launch)}: {{cause}}")
+    try:
+        _connect(launch, abort, silence_seconds, start_seconds)
+        jax.devices()  # the processes exchange what devices they have
+    except (RuntimeError, ValueError) as error:
+        _leave(abort.message.format(cause=str(error).splitlines()[0]), 1)
+    from bdf_jax import distributed
+
+    abort.message = distributed.died("another process of this run died (process 0, or the connection to it)")
+    peers = _Peers(distributed.client(), jax.process_index(), jax.process_count(), silence_seconds)
+    try:
+        yield
+        distributed.barrier("end")
+    except BaseException as error:
+        if not isinstance(error, distributed.Together):
+            peers.fail(error)
+        distributed.barrier("stopped together")
+        peers.close()
+        abort.close()
+        jax.distributed.shutdown()
+        raise
+    peers.close()
+    abort.close()
+    jax.distributed.shutdown()
+
+
+def _at(launch: Launch) -> str:
+    if launch.coordinator is None:
+        return ""
+    return f" at {launch.coordinator} (this is process {launch.process} of {launch.processes})"
+
+
+def _connect(launch: Launch, abort: _Abort, silence_seconds: int, start_seconds: int) -> None:
+    import jax
+
+    # SIGTERM is handled by the train loop, in which it has a meaning; elsewhere it ends the process as ever.
+    jax.config.update("jax_enable_preemption_service", False)
+    with abort.instead_of_its_output():
+        jax.distributed.initialize(
+            launch.coordinator,
+            launch.processes,
+            launch.process,
+            initialization_timeout=start_seconds,
+            heartbeat_timeout_seconds=max(100, 3 * silence_seconds),  # JAX's own watch, should this one fail
+            shutdown_timeout_seconds=60,
+        )
+
+
+class _Peers:
+    """Watches the other processes, and tells them why this one ends."""
+
+    def __init__(self, client: Any, process: int, processes: int, silence_seconds: float):
+        self._client, self._process, self._processes = client, process, processes
+        self._silence, self._beat = silence_seconds, max(0.5, silence_seconds / 6)
+        self._over, self._speaking = threading.Event(), threading.Lock()
+        self._heard = time.monotonic()
+        self._counts: dict[int, tuple[str, float]] = {}
+        for target in (self._listen, self._watch_coordinator):
+            threading.Thread(target=target, name=target.__name__, daemon=True).start()
+
+    def close(self) -> None:
+        """Ends watching: from here on processes may go."""
+        self._over.set()
+
+    def fail(self, error: BaseException) -> None:
+        """Ends this process because of an error in it, and the others too. Does not return."""
+        code, said = 1, ""
+        if isinstance(error, BdfError):
+            code, said = error.exit_code, str(error)
+        elif isinstance(error, KeyboardInterrupt):
+            code, said = 130, "interrupted"
+        elif isinstance(error, SystemExit):
+            code, said = (error.code if isinstance(error.code, int) else 1), f"exit {error.code}"
+        elif any(word in str(error) for word in CONNECTION):
+            # The connection broke before the reason for it came round; mostly the other process is just dead.
+            from bdf_jax import distributed
+
+            time.sleep(2)
+            said = f"{distributed.died()} ({str(error).splitlines()[0][:200]})"
+        shown = said or f"{type(error).__name__}: {str(error).splitlines()[0][:300] if str(error) else ''}"
+        with self._speaking:
+            self._publish(f"process {self._process} stopped: {shown}")
+            if not said:
+                traceback.print_exception(error)
+            _leave(said, code, before=self._wait_for_others)
+
+    def _publish(self, message: str) -> None:
+        with contextlib.suppress(Exception):  # the first error is the one that counts, and process 0 may be gone
+            _within(LAST_WORDS_SECONDS, lambda: self._client.key_value_set(FAILED, message))
+
+    def _wait_for_others(self) -> None:
+        """Process 0 takes the connection between all others with it, so it goes last."""
+        ends = time.monotonic() + LAST_WORDS_SECONDS
+        while self._process == 0 and time.monotonic() < ends:
+            with contextlib.suppress(Exception):
+                if len(self._client.key_value_dir_get("bdf_jax/left")) >= self._processes - 1:
+                    return
+            time.sleep(0.1)
+
+    def _listen(self) -> None:
+        from bdf_jax import distributed
+
+        for count in range(1 << 62):
+            try:
+                message = self._client.blocking_key_value_get(FAILED, int(1000 * self._beat))
+            except Exception as error:
+                if self._over.is_set():
+                    return
+                if "DEADLINE_EXCEEDED" not in str(error):
+                    self._stop(distributed.died("another process of this run died: process 0 cannot be reached any more"))
+            else:
+                self._left()
+                self._stop(message)
+            with contextlib.suppress(Exception):  # the next round finds out what it is
+                self._client.key_value_set(f"bdf_jax/alive/{self._process}", str(count), allow_overwrite=True)
+                self._heard = time.monotonic()
+                if self._process == 0:
+                    self._look_at_others()
+
+    def _look_at_others(self) -> None:
+        from bdf_jax import distributed
+
+        now, found = time.monotonic(), dict(self._client.key_value_dir_get("bdf_jax/alive"))
+        counts = {int(key.rsplit("/", 1)[-1]): count for key, count in found.items()}
+        for process in range(1, self._processes):
+            count, since = self._counts.get(process, ("", now))
+            self._counts[process] = (count, since) if counts.get(process, "") == count else (counts[process], now)
+        silent = [process for process, (_, since) in self._counts.items() if now - since > self._silence]
+        if silent and not self._over.is_set():
+            names = ", ".join(map(str, silent))
+            message = distributed.died(
+                f"another process of this run died or hangs: nothing was heard of process {names} for {self._silence:g} s"
+            )
+            self._publish(message)
+            self._stop(message)
+
+    def _watch_coordinator(self) -> None:
+        from bdf_jax import distributed
+
+        while not self._over.wait(min(1.0, self._beat)):
+            # Calls to a process that is stopped, not dead, do not return.
+            if time.monotonic() - self._heard > self._silence + self._beat:
+                self._stop(
+                    distributed.died(
+                        "another process of this run died or hangs: nothing was heard of process 0 for "
+                        f"{self._silence:g} s"
+                    )
+                )
+
+    def _left(self) -> None:
+        with contextlib.suppress(Exception):
+            _within(2, lambda: self._client.key_value_set(f"bdf_jax/left/{self._process}", ""))
+
+    def _stop(self, message: str) -> None:
+        """From a thread: the main one may wait for a collective that never ends."""
+        with self._speaking:
+            if not self._over.is_set():
+                _leave(message, 1, before=self._wait_for_others)
+
+
+def _leave(message: str, code: int, before: Any = lambda: None) -> None:
+    """Says why and ends the process at once, whatever its threads are doing."""
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    if message:
+        os.write(2, f"error: {message}\n".encode())
+    before()
+    os._exit(code)
+
+
+def _within(seconds: float, function: Any) -> None:
+    """Waits for a call that may never return for so long only."""
+    thread = threading.Thread(target=function, daemon=True)
+    thread.start()
+    thread.join(seconds)
+
+
+class _Abort:
+    """JAX ends a process by abort() when the coordination service is lost; this is what is said then.
+
+    Attributes:
+      message: what to say; `{cause}` in it is JAX's status.
+    """
+
+    def __init__(self, message: str):
+        self.message = message
+        self._stderr, self._kept = 2, -1
+        self._libc = ctypes.CDLL(None)
+        self._libc.signal.restype = ctypes.c_void_p
+        # Python's own handlers run only after abort() would have ended the process.
+        self._handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._say)
+        self._libc.signal(int(signal.SIGABRT), self._handler)
+
+    def close(self) -> None:
+        """abort() means what it always means."""
+        self._libc.signal(int(signal.SIGABRT), None)
+
+    @contextlib.contextmanager
+    def instead_of_its_output(self) -> Iterator[None]:
+        """A block in which an abort prints the message alone, without JAX's native stack; other output comes later."""
+        with tempfile.TemporaryFile() as kept:
+            sys.stderr.flush()
+            self._stderr, self._kept = os.dup(2), kept.fileno()
+            os.dup2(self._kept, 2)
+            try:
+                yield
+            finally:
+                sys.stderr.flush()
+                os.dup2(self._stderr, 2)
+                os.close(self._stderr)
+                self._stderr, self._kept = 2, -1
+                kept.seek(0)
+                os.write(2, kept.read())
+
+    def _say(self, _: int) -> None:
+        cause = "the connection failed"
+        if self._kept >= 0:
+            text = os.pread(self._kept, 1 << 16, 0).decode(errors="replace")
+            cause = text.partition("absl::Status: ")[2].partition("\n")[0][:200] or cause
+        os.write(self._stderr, f"error: {self.message.replace('{cause}', cause)}\n".encode())
+        os._exit(1)
