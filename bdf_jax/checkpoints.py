@@ -305,6 +305,15 @@ def load_metadata(path: str | Path, step: int | None = None) -> Metadata:
         raise _unusable(root, step, error) from error
 
 
+def newest_metadata(workdir: Path) -> tuple[int, Metadata] | None:
+    """Step and metadata of the newest checkpoint of a work folder that has any to read; None where there is none."""
+    root = workdir / "checkpoints"
+    for step in reversed(_finished(root) if root.is_dir() else []):
+        with contextlib.suppress(BdfError):
+            return step, _read(root / str(step))[0]
+    return None
+
+
 def _find(path: str | Path, step: int | None) -> tuple[Path, int]:
     """The folder of the checkpoints and the step that is meant."""
     given = Path(path).expanduser().absolute()

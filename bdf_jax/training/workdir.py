@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 from bdf_jax import config as configs
 from bdf_jax.config import Config
 from bdf_jax.errors import BdfError
+
+_LOG = logging.getLogger("bdf_jax")
 
 # What may differ when a run is continued: where things lie, how fast they go, how often something is written, and
 # how the result is compared. None of it changes the numbers of a step.
@@ -43,17 +46,21 @@ def claimed(workdir: str | Path, config: Config) -> Iterator[Path]:
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = open(path / ".lock", "w")  # noqa: SIM115  open for as long as the folder is ours
+    except FileExistsError as error:
+        raise BdfError(f"--workdir={workdir}: expected a folder, found a file of that name; name another") from error
     except OSError as error:
         raise BdfError(f"--workdir={workdir}: cannot write into this folder: {error}; name another") from error
     with lock:
         try:
             # The system lets go of the lock when the process ends, however it ends: no stale lock, no clock.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise BdfError(
                 f"--workdir={workdir}: another run is using this folder; wait for it to end, stop it, or name another "
                 "folder"
             ) from error
+        except OSError as error:
+            _LOG.warning("--workdir=%s: cannot be locked (%s); see to it that no other run uses it", workdir, error)
         _check_owner(path, config)
         yield path
 
@@ -61,24 +68,62 @@ def claimed(workdir: str | Path, config: Config) -> Iterator[Path]:
 def _check_owner(path: Path, config: Config) -> None:
     """Refuses a folder of another configuration; writes the configuration into a new one."""
     file = path / "config.json"
-    if not file.exists():
+    try:
+        before = _configuration_of(file)
+        if before is not None:
+            _compare(path, before, config)
+        if file.exists():
+            return
         # Written beside and renamed: a run that is killed here leaves no half of it.
         temporary = file.with_suffix(".tmp")
         temporary.write_text(json.dumps(configs.to_dict(config), indent=2) + "\n")
         os.replace(temporary, file)
-        return
-    try:
-        # Through the schema, so that a field younger than the folder has the value that it had without being there.
-        before = configs.to_dict(configs.from_dict(json.loads(file.read_text())))
-    except (ValueError, BdfError) as error:
-        raise BdfError(f"{file}: not the configuration of a run ({error}); name another --workdir") from error
-    differences = list(_differences(before, configs.to_dict(config)))
+    except OSError as error:
+        raise BdfError(f"{file}: cannot be read or written: {error}; mend that, or name another --workdir") from error
+
+
+def _configuration_of(file: Path) -> Config | None:
+    """The configuration of the folder's run; None where it has none yet.
+
+    Without a readable file it is that of the newest checkpoint, so that nobody continues a run with other settings.
+    """
+    if file.exists():
+        try:
+            # Through the schema: a field younger than the folder has the value that it had without being there.
+            return configs.from_dict(json.loads(file.read_text()))
+        except (ValueError, BdfError) as error:
+            damage = f"not the configuration of a run ({str(error) or type(error).__name__})"
+    else:
+        damage = "missing"
+    from bdf_jax.checkpoints import newest_metadata  # brings JAX and Orbax
+
+    newest = newest_metadata(file.parent)
+    if newest is None:
+        if damage == "missing":
+            return None
+        raise BdfError(f"{file}: {damage}; name another --workdir, or remove that file if the folder holds no run")
+    step, metadata = newest
+    aside = f"; the file is now {_set_aside(file).name}" if damage != "missing" else ""
+    _LOG.warning("%s: %s; the configuration of the checkpoint of step %d counts%s", file, damage, step, aside)
+    return metadata.config
+
+
+def _compare(path: Path, before: Config, now: Config) -> None:
+    differences = list(_differences(configs.to_dict(before), configs.to_dict(now)))
     if differences:
         listed = "\n".join(f"  {name}: {old!r} there, {new!r} now" for name, old, new in differences)
         raise BdfError(
             f"--workdir={path}: the folder holds a run of another configuration:\n{listed}\n"
             "name another --workdir, or start with the configuration of the folder to continue it"
         )
+
+
+def _set_aside(file: Path) -> Path:
+    """Renames a damaged file of the work folder to a name that is free."""
+    names = (f"damaged-{number}{file.name}" for number in ("", *(f"{n}-" for n in range(2, 10_000))))
+    aside = next(path for path in map(file.parent.joinpath, names) if not path.exists())
+    os.replace(file, aside)
+    return aside
 
 
 def _differences(before: Any, now: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -100,12 +145,16 @@ class MetricsFile:
     """
 
     def __init__(self, path: Path, start: int):
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in lines if _step(line) <= start]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(kept))
-        os.replace(temporary, path)
-        self._file = open(path, "a")  # noqa: SIM115  closed by close()
+        try:
+            kept = _lines_until(path, start)
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(kept))
+            os.replace(temporary, path)
+            self._file = open(path, "a")  # noqa: SIM115  closed by close()
+        except OSError as error:
+            raise BdfError(
+                f"{path}: cannot be written: {error}; nothing was lost. Mend that and start the same command again"
+            ) from error
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one line and hands it to the system, so that a killed process loses none.
@@ -128,9 +177,24 @@ class MetricsFile:
             self._file.close()
 
 
-def _step(line: str) -> float:
-    """The step of a line; later than any where a crash cut the line short."""
-    try:
-        return int(json.loads(line)["step"]) if line.endswith("\n") else float("inf")
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+def _lines_until(path: Path, start: int) -> list[str]:
+    """The lines of steps up to `start`. What else is there comes again, or is kept in a file of its own."""
+    text = path.read_bytes().decode(errors="replace") if path.exists() else ""
+    kept: dict[Any, str] = {}
+    damaged = 0
+    for line in text.split("\n")[:-1]:  # a crash cuts the last line short, and leaves no damage otherwise
+        try:
+            values = json.loads(line)
+            if int(values["step"]) <= start:
+                kept.setdefault((int(values["step"]), *sorted(values)), line + "\n")
+        except (ValueError, KeyError, TypeError):
+            damaged += 1
+    if damaged:
+        aside = _set_aside(path)
+        _LOG.warning("%s: %d lines cannot be read and are left out; the file as it was is now %s", path, damaged, aside)
+    if start and (not kept or min(kept)[0] > 1):
+        _LOG.warning(
+            "%s: the first lines are gone, although %d steps are done; later steps follow. Nothing else is lost: the "
+            "checkpoints do not depend on this file", path, start,
+        )  # fmt: skip
+    return list(kept.values())

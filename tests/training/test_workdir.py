@@ -4,8 +4,10 @@ import json
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import pytest
 
+from bdf_jax.checkpoints import Checkpoints, Metadata
 from bdf_jax.config import Config, vary
 from bdf_jax.errors import BdfError
 from bdf_jax.training.workdir import MetricsFile, claimed
@@ -65,6 +67,81 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         claimed(tmp_path / "file" / "run", Config()),
     ):
         pass
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(BdfError, match=r"run: expected a folder, found a file"), claimed(tmp_path / "run", Config()):
+        pass
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A folder with a checkpoint of step 5 of another than the default configuration."""
+    config = vary(Config(), {"optimiser.learning_rate": 0.25})
+    with claimed(tmp_path, config):
+        checkpoints = Checkpoints(tmp_path)
+        state = {"params": {"w": jnp.ones(3)}, "batch_stats": {}}
+        checkpoints.save(5, state, Metadata(config, "abc", 7))
+        checkpoints.close()
+    return tmp_path, config
+
+
+@pytest.mark.parametrize("damage", [None, b"", b'{"data": {"ident', b"\xff\x00garbage", b"[1, 2]", b'{"colour": 1}'])
+def test_without_its_config_file_a_folder_still_belongs_to_the_configuration_of_its_checkpoint(begun, damage, caplog):
+    folder, config = begun
+    file = folder / "config.json"
+    if damage is None:
+        file.unlink()
+    else:
+        file.write_bytes(damage)
+    with pytest.raises(BdfError, match=r"learning_rate: 0.25 there, 0.00035 now"), claimed(folder, Config()):
+        pass
+    assert "the configuration of the checkpoint of step 5 counts" in caplog.text
+    with claimed(folder, config):
+        assert json.loads(file.read_text())["optimiser"]["learning_rate"] == 0.25
+    if damage is not None:
+        assert (folder / "damaged-config.json").read_bytes() == damage
+
+
+def test_a_strange_config_file_without_checkpoints_is_neither_believed_nor_touched(tmp_path):
+    (tmp_path / "config.json").write_text('{"architectures": ["BertModel"]}')
+    with pytest.raises(BdfError, match=r"config.json: not the configuration of a run"), claimed(tmp_path, Config()):
+        pass
+    assert "BertModel" in (tmp_path / "config.json").read_text()
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_and_nothing_happens_to_it(tmp_path):
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(BdfError, match=r"config.json: cannot be read or written"), claimed(tmp_path, Config()):
+        pass
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(BdfError, match=r"metrics.jsonl: cannot be written: .*nothing was lost"):
+        MetricsFile(tmp_path / "metrics.jsonl", 0)
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"\xff\xfe\x00\x80\n", b'{"step": 2, "lo\n', b"[]\n", b"\n", b'{"loss": 1.0}\n', b'{"step": null}\n']
+)
+def test_lines_that_cannot_be_read_are_left_out_and_the_file_is_kept_as_it_was(tmp_path, garbage, caplog):
+    path = tmp_path / "metrics.jsonl"
+    good = [json.dumps({"step": step, "loss": 0.5}).encode() + b"\n" for step in (1, 2, 3, 4)]
+    damaged = good[0] + good[1] + garbage + good[1] + b"".join(good[2:])
+    path.write_bytes(damaged)
+    MetricsFile(path, 3).close()
+    assert path.read_bytes() == b"".join(good[:3])  # every step once, and none after the checkpoint
+    assert (tmp_path / "damaged-metrics.jsonl").read_bytes() == damaged
+    assert "metrics.jsonl: 1 lines cannot be read and are left out" in caplog.text
+
+
+def test_a_metrics_file_that_was_deleted_is_missed_and_goes_on(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    file = MetricsFile(path, 4)
+    assert "the first lines are gone, although 4 steps are done" in caplog.text
+    file.write(5, {"loss": 1.0})
+    file.close()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [5]
 
 
 def test_metrics_after_the_checkpoint_and_cut_lines_are_dropped(tmp_path):
