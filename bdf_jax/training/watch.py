@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -85,13 +86,16 @@ class Watch:
                 self._events.scalars(step, metrics)
                 last = step
             if step % self._line_every == 0 or step in (1, self._total):
-                self._bar.write(_line(step, self._total, metrics))
+                self.say(_line(step, self._total, metrics))
         if last and (rates := self._speed.measure()):
             self._events.scalars(last, rates)
 
     def say(self, line: str) -> None:
         """Writes a line above the bar."""
-        self._bar.write(line)
+        if sys.stderr.isatty():
+            self._bar.write(line)
+        else:  # nothing is above a bar in a file; tqdm would write the bar once more with every line
+            print(line, flush=True)
 
     def validated(self, step: int, mean_ap: float) -> None:
         """Takes the mAP, 0..1, of the validation identities."""
