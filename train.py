@@ -3,6 +3,7 @@
 from absl import flags
 
 from bdf_jax import cli
+from bdf_jax.training.preemption import preemptible
 
 CONFIG = cli.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics.jsonl; made where missing.")
@@ -12,9 +13,10 @@ def main(_) -> None:
     """Checks the configuration, then trains."""
     config = cli.read_config(CONFIG)
     workdir = cli.required(WORKDIR)
-    from bdf_jax.training.loop import run  # the configuration is checked before a second is spent on imports
+    with preemptible():
+        from bdf_jax.training.loop import run  # the configuration is checked before a second is spent on imports
 
-    run(config, workdir)
+        run(config, workdir)
 
 
 if __name__ == "__main__":

@@ -12,16 +12,15 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from bdf_jax import config as configs
+from bdf_jax import distributed
 from bdf_jax.digests import check_digests, json_digest, write_digests
 from bdf_jax.errors import BdfError
 
@@ -84,7 +83,7 @@ class Checkpoints:
         self.directory = workdir.absolute() / "checkpoints"
         self.saved, self.held_seconds = 0, 0.0
         self._saving: int | None = None  # the step that is being written, or was last
-        _on_first_process(self._pass_over_damaged, self.directory)
+        distributed.on_first(self._pass_over_damaged)
         context = ocp.Context()
         # A function, because Orbax copies its context deeply, and with a method the object that it is bound to.
         context.async_options.post_finalization_callback = lambda: self._seal()
@@ -184,7 +183,7 @@ class Checkpoints:
                 failures[step] = _first_line(error)
                 continue
             if failures:
-                _on_first_process(lambda: self._move_aside(failures), self.directory)
+                distributed.on_first(lambda: self._move_aside(failures))
                 self._orbax.reload()
             return restored, step
         if failures:
@@ -217,7 +216,7 @@ class Checkpoints:
 
     def _seal(self) -> None:
         """Writes the digests of a checkpoint that is complete but for its name; Orbax calls this in the background."""
-        if jax.process_index() == 0:
+        if distributed.is_first():
             for unfinished in self.directory.glob(f"{self._saving}.*tmp*"):
                 write_digests(unfinished, leave_out=WRITTEN_LAST)
 
@@ -367,22 +366,6 @@ def _none_left(directory: Path, failures: Mapping[int, str]) -> BdfError:
         f"{directory}: no checkpoint can be read ({listed}); nothing was changed. Rename or remove that folder to "
         "start anew"
     )
-
-
-def _on_first_process(action: Callable[[], None], directory: Path) -> None:
-    """Does what must be done once, while the other processes wait; an error of the first is one of all."""
-    failure: BdfError | None = None
-    if jax.process_index() == 0:
-        try:
-            action()
-        except BdfError as error:
-            failure = error
-    if jax.process_count() > 1:
-        failed = multihost_utils.broadcast_one_to_all(np.asarray(failure is not None))
-        if failed and failure is None:
-            failure = BdfError(f"{directory}: cannot be used; the first process says why")
-    if failure:
-        raise failure
 
 
 def _load_two(path: Path) -> dict[str, Any]:

@@ -15,22 +15,16 @@ from bdf_jax.config import Config
 from bdf_jax.data.dataset import Dataset, open_dataset
 from bdf_jax.data.loader import train_batches
 from bdf_jax.data.sampler import make_sampler, steps_per_epoch
-from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.workdir import evaluate_workdir, validation_map
 from bdf_jax.models import Network
 from bdf_jax.training.compile import compile_step
 from bdf_jax.training.events import check_wandb, open_events
 from bdf_jax.training.optimiser import make_optimiser, schedule
 from bdf_jax.training.pictures import DerivativeGrid
+from bdf_jax.training.preemption import Preempted
 from bdf_jax.training.state import TrainState, initial_state
 from bdf_jax.training.watch import Watch
 from bdf_jax.training.workdir import MetricsFile, claimed
-
-
-class Preempted(BdfError):
-    """SIGTERM came: the state is saved, and the same command continues."""
-
-    exit_code = 75  # EX_TEMPFAIL: try again
 
 
 def run(config: Config, workdir: str | Path) -> list[dict]:
@@ -104,6 +98,7 @@ def train(config: Config, dataset: Dataset, folder: Path, total: int) -> TrainSt
                 if stop:
                     checkpoints.wait()
                     raise Preempted(f"SIGTERM at step {step} of {total}: saved; the same command continues from here")
+            watch.say(checkpoints.summary())
     return state
 
 
