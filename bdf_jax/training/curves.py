@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -174,7 +175,8 @@ def _save(figure: Any, path: Path) -> Path:
     except OSError as error:
         raise BdfError(f"--out={path}: the picture could not be written: {error.strerror or error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
     return path
 
 
