@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bdf_jax.config import DataConfig, WorldConfig
+from bdf_jax.data.decoded import DecodedImages, open_decoded
 from bdf_jax.data.index import ImageIndex
 from bdf_jax.data.prepare import disk_errors, locked, prepare
 from bdf_jax.data.records import Records
@@ -24,11 +25,13 @@ class Split:
       index: one row an image, sorted by name.
       records: of the whole data set.
       positions: (N,) where the image of each row lies in the records.
+      decoded: pixels of the records at one size, where they are kept on the disk.
     """
 
     index: ImageIndex
     records: Records
     positions: np.ndarray
+    decoded: DecodedImages | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -69,6 +72,8 @@ class Dataset:
 def open_dataset(config: DataConfig, *, progress: bool = True) -> Dataset:
     """Opens `config.root`, or the synthetic world where that is empty, and prepares its records where they are missing.
 
+    With `config.decoded_cache` its images at `config.image_size` are decoded where that has not been done either.
+
     Raises:
       BdfError: no root and no world, a tree that is not whole, an image that cannot be decoded, a full disk.
     """
@@ -77,7 +82,10 @@ def open_dataset(config: DataConfig, *, progress: bool = True) -> Dataset:
     tree = read_tree(config.dataset, root, trials=None if trial is None else (trial,))
     indices = _splits(tree, trial, config.train_split)
     records = Records(prepare(tree, config.dir, progress=progress), tree.root)
-    splits = {name: Split(index, records, records.positions(index.names)) for name, index in indices.items()}
+    decoded = None
+    if config.decoded_cache:
+        decoded = open_decoded(records, config.image_size, config.dir, tree.dataset, progress=progress)
+    splits = {name: Split(index, records, records.positions(index.names), decoded) for name, index in indices.items()}
     return Dataset(
         name=tree.dataset,
         root=tree.root,

@@ -6,9 +6,12 @@ import io
 import os
 
 import numpy as np
-from PIL import Image
+import PIL
+from PIL import Image, features
 
 from bdf_jax.errors import BdfError
+
+DECODING = "RGB, bilinear, version 1"  # raised whenever `decode` gives other pixels
 
 
 def decode(encoded: bytes, name: str, size: tuple[int, int]) -> np.ndarray:
@@ -31,6 +34,12 @@ def decode(encoded: bytes, name: str, size: tuple[int, int]) -> np.ndarray:
     """
     height, width = size
     return np.asarray(_open_rgb(encoded, name).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def decoder_version() -> str:
+    """What, beside bytes and size, the pixels of `decode` follow from: pixels of another version are other pixels."""
+    jpeg = features.version_feature("libjpeg_turbo") or features.version_codec("jpg")
+    return f"{DECODING}; Pillow {PIL.__version__}, libjpeg {jpeg}"
 
 
 def verify(encoded: bytes, name: str) -> None:

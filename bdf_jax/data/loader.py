@@ -24,11 +24,11 @@ from absl import flags
 
 from bdf_jax.config import DataConfig
 from bdf_jax.data.dataset import Split
-from bdf_jax.data.images import cores, decode
+from bdf_jax.data.decoded import CHUNK, pixels
+from bdf_jax.data.images import cores
 from bdf_jax.data.sampler import PKSampler, make_sampler
 from bdf_jax.errors import BdfError
 
-CHUNK = 8  # images a thread decodes at a time: long against the cost of handing them over
 GRACE_SECONDS = 60  # for which a decoding process goes on after SIGTERM
 
 
@@ -120,7 +120,7 @@ class _TrainStep:
         rows_N2, labels_N = self._sampler.draw(self._seed, int(step))
         rows_N2, labels_N = rows_N2[self._pairs], labels_N[self._pairs]
         images = np.empty((rows_N2.size, *self._size, 3), np.uint8)
-        _decode_into(images, self._split, rows_N2.reshape(-1), self._size, self._threads)
+        _fill(images, self._split, rows_N2.reshape(-1), self._size, self._threads)
         return Batch(images.reshape(*rows_N2.shape, *self._size, 3), labels_N)
 
 
@@ -134,23 +134,29 @@ class _EvalStep:
     def __call__(self, number: int) -> EvalBatch:
         rows_V = self._rows[int(number) * self._batch_size :][: self._batch_size]
         images = np.zeros((self._batch_size, *self._size, 3), np.uint8)
-        _decode_into(images, self._split, rows_V, self._size, self._threads)
+        _fill(images, self._split, rows_V, self._size, self._threads)
         return EvalBatch(images, rows_V, len(rows_V))
 
 
-def _decode_into(images: np.ndarray, split: Split, rows: np.ndarray, size: tuple[int, int], threads: bool) -> None:
-    """Decodes rows into the first images; with `threads` all cores share one batch (Pillow releases the GIL)."""
+def _fill(images: np.ndarray, split: Split, rows: np.ndarray, size: tuple[int, int], threads: bool) -> None:
+    """Fills the first images with rows; with `threads` all cores share one batch (Pillow and reading release the GIL).
 
-    def decode_chunk(first: int) -> None:
+    Decoded images are used where there are any of this size; one that is damaged there is decoded like all others.
+    """
+    records, positions = split.records, split.positions[rows]
+    decoded = split.decoded if split.decoded is not None and split.decoded.size == tuple(size) else None
+    encoded = records.encoded_all(positions) if decoded is None else None
+
+    def fill_chunk(first: int) -> None:
         for i in range(first, min(first + CHUNK, len(rows))):
-            encoded = split.encoded(rows[i])
-            try:
-                images[i] = decode(encoded, str(split.index.names[rows[i]]), size)
-            except BdfError as error:
-                raise split.records.damaged(int(split.positions[rows[i]]), str(error)) from error
+            position = int(positions[i])
+            if encoded is not None:
+                images[i] = pixels(records, position, encoded[i], size)
+            elif not decoded.read_into(position, images[i], str(records.index.names[position])):  # type: ignore[union-attr]
+                images[i] = pixels(records, position, records.encoded(position), size)
 
     chunks = range(0, len(rows), CHUNK)
-    for _ in _pool().map(decode_chunk, chunks) if threads else map(decode_chunk, chunks):
+    for _ in _pool().map(fill_chunk, chunks) if threads else map(fill_chunk, chunks):
         pass
 
 

@@ -74,7 +74,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise _full(folder, str(error)) from error
+            raise full_disk(folder, str(error)) from error
         raise BdfError(f"data.dir: cannot write {folder}: {error}. Set --config.data.dir to another folder.") from error
 
 
@@ -82,7 +82,7 @@ def _write(tree: Tree, home: Path, done: Path, progress: bool) -> None:
     needed = int(OVERHEAD * tree.total_bytes) + (1 << 20)
     free = shutil.disk_usage(home).free
     if free < needed:
-        raise _full(home, f"{needed >> 20} MiB needed, {free >> 20} MiB free")
+        raise full_disk(home, f"{needed >> 20} MiB needed, {free >> 20} MiB free")
     for left in home.glob(f".{tree.key}.incomplete-*"):  # of a run that was killed; the lock is ours
         shutil.rmtree(left, ignore_errors=True)
     work = Path(tempfile.mkdtemp(prefix=f".{tree.key}.incomplete-", dir=home))
@@ -121,7 +121,7 @@ def _build(tree: Tree, work: Path, progress: bool) -> Path:
     except Exception as error:  # ArrayRecord reports a full disk as a RuntimeError of its own
         free = shutil.disk_usage(work).free
         if free < (64 << 20) or "space" in str(error).lower() or "too large" in str(error).lower():
-            raise _full(work.parent, str(error)) from error
+            raise full_disk(work.parent, str(error)) from error
         raise
     _check(builder, tree)
     return Path(builder.data_dir)
@@ -139,10 +139,11 @@ def _check(builder: object, tree: Tree) -> None:
         )
 
 
-def _full(folder: Path, found: str) -> BdfError:
+def full_disk(folder: Path, found: str, also: str = "") -> BdfError:
+    """The error for a disk without space; `also` is a further remedy."""
     return BdfError(
         f"data.dir: no space left to write {folder}: {found}. Free some space or set --config.data.dir to a folder on "
-        "another disk; nothing incomplete was kept."
+        f"another disk{also}; nothing incomplete was kept."
     )
 
 

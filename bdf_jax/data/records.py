@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +37,13 @@ class Records:
       folder: where the ArrayRecord files and `index.npz` lie.
       root: the tree they were made from, for messages.
       index: of every record, in the order of the records.
+      key: which tree they were made from: the name of the folder.
     """
 
     def __init__(self, folder: Path, root: str):
         self.folder = folder
         self.root = root
+        self.key = folder.name
         self._source: Any = None
         self._parse: Any = None
         self._lock = threading.Lock()
@@ -76,6 +80,18 @@ class Records:
         except Exception as error:  # ArrayRecord and protobuf raise many types on damaged files
             found = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise self._damaged(f"the record of image {Path(self.root) / name} holds {found}")
+
+    def encoded_all(self, positions: Sequence[int] | np.ndarray) -> list[bytes]:
+        """`encoded` of several positions, at a quarter of the cost of each: a look-up costs more than an image."""
+        wanted = [int(position) for position in positions]
+        with contextlib.suppress(Exception):  # a damaged record among them: below, its image is named
+            if self._source is None:
+                self._open()
+            features = [self._parse(record).features.feature for record in self._source.__getitems__(wanted)]
+            names = [feature["path"].bytes_list.value[0].decode() for feature in features]
+            if names == self.index.names[wanted].tolist():
+                return [feature["image"].bytes_list.value[0] for feature in features]
+        return [self.encoded(position) for position in wanted]
 
     def damaged(self, position: int, found: str) -> BdfError:
         """The error for a record that can be read but not used."""

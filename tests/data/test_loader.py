@@ -88,9 +88,11 @@ def test_a_run_resumes_by_its_step(dataset, prepared):
 def test_a_process_reads_only_its_share(dataset, prepared, monkeypatch):
     config = prepared()
     read: list[int] = []
-    original = type(dataset.train.records).encoded
+    original = type(dataset.train.records).encoded_all
     monkeypatch.setattr(
-        type(dataset.train.records), "encoded", lambda self, position: read.append(position) or original(self, position)
+        type(dataset.train.records),
+        "encoded_all",
+        lambda self, positions: read.extend(positions) or original(self, positions),
     )
     shares = []
     for share in (slice(0, 2), slice(2, 6)):
