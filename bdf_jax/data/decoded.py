@@ -67,7 +67,7 @@ class DecodedImages:
             offset = HEADER_BYTES + position * self._image_bytes
             read = os.preadv(self._file.fileno(), [image_HWC], offset)  # type: ignore[list-item]
             found = f"{read} bytes" if read != self._image_bytes else "other pixels than were written"
-            if read == self._image_bytes and zlib.crc32(image_HWC) == self._checksums[position]:
+            if read == self._image_bytes and zlib.crc32(image_HWC.data) == self._checksums[position]:
                 return True
         except OSError as error:
             found = str(error)
@@ -210,7 +210,7 @@ def _write_pixels(
     def decode_chunk(first: int, start: int, encoded: list[bytes]) -> None:
         for i in range(first, min(first + CHUNK, len(encoded))):
             block[i] = pixels(records, start + i, encoded[i], size)
-            checksums[start + i] = zlib.crc32(block[i])
+            checksums[start + i] = zlib.crc32(block[i].data)
 
     with (
         ThreadPoolExecutor(cores()) as pool,
