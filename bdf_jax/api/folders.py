@@ -10,9 +10,8 @@ from bdf_jax.errors import BdfError
 # In a folder, a file is an image if its name says so. A file that is named itself may have any name.
 SUFFIXES = frozenset(
     f".{name}"
-    for name in ("avif", "bmp", "dib", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg")
-    + ("pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff", "webp")
-)
+    for name in ("avif", "bmp", "dib", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm")
+) | {".tif", ".tiff", ".webp"}
 
 
 def list_images(folder: str, unreadable: list[str] | None = None) -> list[str]:
@@ -93,4 +92,4 @@ def _walk(root: str, inside: str, seen: set[str], unreadable: list[str] | None) 
                     seen.add(real)
                     pending.append(name)
             else:
-                yield name, entry.is_dir()
+                yield name, os.path.isdir(entry.path)  # False of a link that leads nowhere or to itself

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 from bdf_jax.api import gallery_file, show
 from bdf_jax.api.folders import join, printable
 from bdf_jax.api.model import MODALITIES, Modality, Model, OnError, load, modality_number, skipped_lines, warn_skipped
-from bdf_jax.api.pictures import Images, read_pixels
+from bdf_jax.api.pictures import Images, pillow_silent, read_pixels
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.feature_file import some
 from bdf_jax.evaluation.retrieval import top_k
@@ -195,12 +196,11 @@ class Gallery:
         size = show.HEIGHT, max(1, round(show.HEIGHT * width / height))
         name = str(self.names[row])
         inside = not (self.folder and (os.path.isabs(name) or ".." in name.split("/")))
-        try:
+        with pillow_silent(), contextlib.suppress(BdfError):
             if self._images is not None:
                 return self._images.pixels(row, size)
             return read_pixels(join(self.folder, name), printable(name), size) if inside else None
-        except BdfError:
-            return None
+        return None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -293,10 +293,9 @@ class Ranked(_Found):
 
     def _query_picture(self, q: int) -> np.ndarray | None:
         height, width = self.gallery.model.image_size
-        try:
+        with pillow_silent(), contextlib.suppress(BdfError):
             return self.queries.pixels(q, (show.HEIGHT, max(1, round(show.HEIGHT * width / height))))
-        except BdfError:
-            return None
+        return None
 
 
 def open_gallery(path: str | os.PathLike[str], model: Model | None = None, *, verify: bool | None = None) -> Gallery:

@@ -140,7 +140,7 @@ def _mapped(file: Path, opened: IO[bytes], archive: zipfile.ZipFile, verify: boo
     if verify:
         opened.seek(start)
         checksum, left = 0, member.file_size
-        while left and (part := opened.read(min(left, 2**22))):
+        while left and (part := opened.read(min(left, 2**20))):
             checksum, left = zlib.crc32(part, checksum), left - len(part)
         if left or checksum != member.CRC:
             raise ValueError("the checksum of its features is wrong")

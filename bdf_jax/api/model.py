@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from tqdm import tqdm
 
 from bdf_jax.api import show
 from bdf_jax.api.folders import join, printable
-from bdf_jax.api.pictures import Images, gather
+from bdf_jax.api.pictures import Images, gather, pillow_silent
 from bdf_jax.augment import denormalise, normalise
 from bdf_jax.checkpoints import Metadata, load_variables
 from bdf_jax.config import vary
@@ -161,9 +162,7 @@ class Model:
         program = base if depends_on_modality(self.config.model, self.config.evaluation) else 0
         features_ND = np.empty((0, 0), np.float32)
         failed: dict[int, str] = {}
-        quiet = not progress or gathered.single
-        bar_of = bar(total=len(gathered), desc="embedding", unit="image", disable=quiet, leave=False)
-        with bar_of as shown, contextlib.closing(self._batches(gathered, on_error)) as batches:
+        with self._shown(gathered, "embedding", progress) as shown, self._batches(gathered, on_error) as batches:
             for rows, pixels_NHWC, problems in batches:
                 device_images = jax.device_put(pixels_NHWC, self._shared_out)
                 vectors_ND = np.array(self._embed(self.variables, device_images, program))[: len(rows)]
@@ -204,9 +203,7 @@ class Model:
         made = np.empty((len(gathered), *self.image_size, 3), np.uint8)
         bases = np.empty_like(made)
         failed: dict[int, str] = {}
-        quiet = not progress or gathered.single
-        bar_of = bar(total=len(gathered), desc="deriving", unit="image", disable=quiet, leave=False)
-        with bar_of as shown, contextlib.closing(self._batches(gathered, on_error)) as batches:
+        with self._shown(gathered, "deriving", progress) as shown, self._batches(gathered, on_error) as batches:
             for rows, pixels_NHWC, problems in batches:
                 device_images = jax.device_put(pixels_NHWC, self._shared_out)
                 derived_NHWC = np.array(self._derive(self.variables, device_images, base))[: len(rows)]
@@ -243,9 +240,13 @@ class Model:
         outputs: Any = self._network.apply(variables, images, train=False, bases=(base,))
         return denormalise(outputs["derivatives"][base])
 
-    def _batches(
-        self, images: Images, on_error: OnError
-    ) -> Generator[tuple[range, np.ndarray, dict[int, str]], None, None]:
+    @contextlib.contextmanager
+    def _batches(self, images: Images, on_error: OnError) -> Generator[Generator[Decoded, None, None], None, None]:
+        """`_decoded`, whose threads end with the block, however it ends."""
+        with pillow_silent(), contextlib.closing(self._decoded(images, on_error)) as decoded:
+            yield decoded
+
+    def _decoded(self, images: Images, on_error: OnError) -> Generator[Decoded, None, None]:
         """Rows, their pixels padded to a size that was compiled before, and why some could not be read (black).
 
         Threads read a few batches ahead of the devices, no more, so that memory does not grow with the folder.
@@ -277,6 +278,10 @@ class Model:
                 yield rows, pixels_NHWC, problems
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def _shown(self, images: Images, what: str, progress: bool) -> tqdm:
+        quiet = not progress or images.single
+        return bar(total=len(images), desc=what, unit="image", disable=quiet, leave=False)
 
     def __repr__(self) -> str:
         facts = ", ".join(f"{name} {value}" for name, value in self._facts().items())

@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
 import stat
 import threading
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -132,7 +134,7 @@ def read_pixels(item: Any, name: str, size: tuple[int, int]) -> np.ndarray:
         raise
     except Image.DecompressionBombError as error:
         raise _too_large(name, str(error)) from error
-    except Image.DecompressionBombWarning as error:  # an exception only where warnings are errors
+    except Image.DecompressionBombWarning as error:  # where warnings are errors, outside of `pillow_silent`
         raise _too_large(name, str(error)) from error
     except Image.UnidentifiedImageError as error:
         raise BdfError(f"{name}: expected an image ({', '.join(FORMATS)}), found no such format") from error
@@ -144,11 +146,21 @@ def read_pixels(item: Any, name: str, size: tuple[int, int]) -> np.ndarray:
         raise BdfError(f"{name}: damaged image: {error or type(error).__name__}") from error
 
 
+@contextlib.contextmanager
+def pillow_silent() -> Iterator[None]:
+    """Ignores Pillow's warnings: whatever matters in them is an error here.
+
+    Filters belong to the whole process, so this stands around threads that read, in the thread that started them.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
+
+
 def _add(gathered: Images, images: Any, skip: bool, *, top: bool = False) -> bool:
     """Adds what was given; whether it is one image."""
     if isinstance(images, (str, os.PathLike)):
-        path = os.fspath(images)
-        path = os.path.expanduser(os.fsdecode(path))
+        path = os.path.expanduser(os.fsdecode(images))
         if not os.path.isdir(path):
             gathered.add(path, path)
             return True
@@ -196,8 +208,6 @@ def _opened(item: Any, name: str) -> Iterator[Image.Image]:
         yield _from_array(item, name)
         return
     if isinstance(item, bytes):
-        import io
-
         file: Any = io.BytesIO(item)
         length = len(item)
     else:
