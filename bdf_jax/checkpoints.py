@@ -12,7 +12,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -286,13 +286,12 @@ def load_variables(path: str | Path, step: int | None = None) -> tuple[Metadata,
     Raises:
       BdfError: no such folder, no checkpoint in it, no such step, or a damaged one.
     """
-    root, step = _find(path, step)
-    try:
-        check_digests(root / str(step))
-        metadata, _ = _read(root / str(step))
-        return metadata, _load_two(root / str(step)), step
-    except Exception as error:
-        raise _unusable(root, step, error) from error
+    return _load(path, step, ("params", "batch_stats"))
+
+
+def load_state(path: str | Path, step: int | None = None) -> tuple[Metadata, dict[str, Any], int]:
+    """As `load_variables`, with everything that was saved: the optimiser's state too, as nested dictionaries."""
+    return _load(path, step, None)
 
 
 def load_metadata(path: str | Path, step: int | None = None) -> Metadata:
@@ -368,17 +367,27 @@ def _none_left(directory: Path, failures: Mapping[int, str]) -> BdfError:
     )
 
 
-def _load_two(path: Path) -> dict[str, Any]:
+def _load(path: str | Path, step: int | None, names: Collection[str] | None) -> tuple[Metadata, dict[str, Any], int]:
+    root, step = _find(path, step)
+    try:
+        check_digests(root / str(step))
+        metadata, _ = _read(root / str(step))
+        return metadata, _load_arrays(root / str(step), names), step
+    except Exception as error:
+        raise _unusable(root, step, error) from error
+
+
+def _load_arrays(path: Path, names: Collection[str] | None) -> dict[str, Any]:
     tree: Any = ocp.metadata(path).metadata
     if not tree:
         raise BdfError("its list of arrays cannot be read")
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = {
         name: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), tree[name])
-        for name in ("params", "batch_stats")
+        for name in names or tree
     }
     context = ocp.Context()
-    context.pytree.loading.partial_load = True  # the optimiser's state stays on the disk
+    context.pytree.loading.partial_load = True  # what is not asked for stays on the disk
     with context:
         return ocp.load(path, wanted, checkpointable_name="state")
 
