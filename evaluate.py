@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from bdf_jax import cli
+from bdf_jax import cli, launch
 from bdf_jax.config import vary
 from bdf_jax.errors import BdfError
 
@@ -48,6 +48,7 @@ RERANK = flags.DEFINE_boolean("rerank", False, "k-reciprocal re-ranking (k1 20, 
 COMPARE = flags.DEFINE_string("compare", "", "A second feature file of the same images: print the differences.")
 REPORT = flags.DEFINE_string("report", "", "Write an HTML page with curves, histograms and pictures to this folder.")
 JSON = flags.DEFINE_string("json", "", "Write the rows to this file.")
+PROCESSES = launch.define_flags()
 
 
 def main(_: Sequence[str]) -> None:
@@ -58,7 +59,17 @@ def main(_: Sequence[str]) -> None:
         from bdf_jax.evaluation.report import check_folder
 
         check_folder(REPORT.value)  # before the work
-    rows = _evaluate_features() if FEATURES.value else _evaluate_workdir()
+    if FEATURES.value:
+        _write(_evaluate_features())  # ranking alone: nothing to share out
+        return
+    with launch.joined(PROCESSES):
+        rows = _evaluate_workdir()
+        from bdf_jax import distributed
+
+        distributed.on_first(lambda: _write(rows))
+
+
+def _write(rows: list[dict]) -> None:
     if JSON.value:
         from bdf_jax.evaluation import table
 

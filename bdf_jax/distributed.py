@@ -75,11 +75,21 @@ def on_first(function: Callable[[], T]) -> T:
             raise Together(str(error)) from error
         client().key_value_set(key, json.dumps({"value": value}))
         return value
-    with _lost():
-        outcome = json.loads(client().blocking_key_value_get(key, FOREVER_MS))
+    outcome = json.loads(_value_of(key))
     if "error" in outcome:
         raise Together(outcome["error"])
     return outcome["value"]
+
+
+def _value_of(key: str) -> str:
+    """Waits for a value as long as it takes; a second at a time, between which Python handles signals."""
+    while True:
+        try:
+            with _lost():
+                return client().blocking_key_value_get(key, 1000)
+        except BdfError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
 
 
 def agree(what: str, values: Mapping[str, Any]) -> None:
@@ -144,6 +154,11 @@ def gather(values_RD: np.ndarray, rows_R: np.ndarray, total: int) -> np.ndarray:
     places, padded = multihost_utils.process_allgather((places, padded), tiled=True)
     whole_ND[places[places >= 0]] = padded[places >= 0]
     return whole_ND
+
+
+def from_first(tree: Any) -> Any:
+    """The arrays of process 0, in all processes."""
+    return tree if client() is None else multihost_utils.broadcast_one_to_all(tree)
 
 
 def local(tree: Any) -> Any:

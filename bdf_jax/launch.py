@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import json
 import os
 import signal
 import socket
@@ -20,7 +21,10 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
+
+from absl import flags
 
 from bdf_jax.errors import BdfError
 
@@ -30,6 +34,42 @@ LAST_WORDS_SECONDS = 10  # for which process 0, which the others hear of each ot
 FAILED = "bdf_jax/failed"
 # What the errors of collectives have in common when the other side is gone: Gloo, NCCL, the coordination service.
 CONNECTION = ("Gloo", "NCCL", "Connection reset", "Connection closed", "UNAVAILABLE", "Socket closed", "heartbeat")
+
+
+def define_flags() -> Mapping[str, flags.FlagHolder]:
+    """The flags of a program that may run in several processes."""
+    several = "Several processes: "
+    return {
+        "coordinator": flags.DEFINE_string(
+            "coordinator", "", several + "HOST:PORT of process 0. Default: JAX_COORDINATOR_ADDRESS."
+        ),
+        "processes": flags.DEFINE_integer(
+            "processes", None, several + "how many. Default: JAX_NUM_PROCESSES."
+        ),
+        "process": flags.DEFINE_integer(
+            "process", None, several + "which this one is, from 0. Default: JAX_PROCESS_ID."
+        ),
+        "detect": flags.DEFINE_enum(
+            "distributed", "auto", ["auto", "on", "off"],
+            several + "auto: also under srun, Open MPI and on TPU pods; on: wherever JAX finds out; off: never.",
+        ),
+        "silence_seconds": flags.DEFINE_integer(
+            "silence_timeout", SILENCE_SECONDS, several + "seconds after which one that is not heard of counts as dead."
+        ),
+        "start_seconds": flags.DEFINE_integer(
+            "start_timeout", START_SECONDS, several + "seconds for which they wait for each other at the start."
+        ),
+    }  # fmt: skip
+
+
+def joined(holders: Mapping[str, flags.FlagHolder]) -> AbstractContextManager[None]:
+    """`session` as the flags of `define_flags` say; raises BdfError where they contradict each other."""
+    values = {name: holder.value for name, holder in holders.items()}
+    limits = {name: values.pop(name) for name in ("silence_seconds", "start_seconds")}
+    for name, flag in (("silence_seconds", "silence_timeout"), ("start_seconds", "start_timeout")):
+        if limits[name] < 1:
+            raise BdfError(f"--{flag}={limits[name]}: expected at least 1 second")
+    return session(find(**values), **limits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +152,8 @@ def _check(coordinator: str, processes: int | None, process: int | None, *, addr
         raise BdfError(f"--processes={processes}: expected at least 1")
     if processes == 1 and not process:
         return
-    given = {"--coordinator=HOST:PORT": coordinator or addressed, "--processes=N": processes, "--process=I": process}
-    missing = [flag for flag, value in given.items() if value is None or value in ("", False)]
+    given = {"--coordinator=HOST:PORT": coordinator or None, "--processes=N": processes, "--process=I": process}
+    missing = [flag for flag, value in given.items() if value is None]
     if missing and not addressed:
         raise BdfError(
             f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing: a run of several processes needs "
@@ -231,14 +271,15 @@ class _Peers:
             said = f"{distributed.died()} ({str(error).splitlines()[0][:200]})"
         shown = said or f"{type(error).__name__}: {str(error).splitlines()[0][:300] if str(error) else ''}"
         with self._speaking:
-            self._publish(f"process {self._process} stopped: {shown}")
+            # What ends one process for a while, such as SIGTERM, ends the others with the same exit code.
+            self._publish(f"process {self._process} of {self._processes} stopped: {shown}", code)
             if not said:
                 traceback.print_exception(error)
             _leave(said, code, before=self._wait_for_others)
 
-    def _publish(self, message: str) -> None:
-        with contextlib.suppress(Exception):  # the first error is the one that counts, and process 0 may be gone
-            _within(LAST_WORDS_SECONDS, lambda: self._client.key_value_set(FAILED, message))
+    def _publish(self, message: str, code: int = 1) -> None:
+        said = json.dumps([message, code])
+        _within(LAST_WORDS_SECONDS, lambda: self._client.key_value_set(FAILED, said))
 
     def _wait_for_others(self) -> None:
         """Process 0 takes the connection between all others with it, so it goes last."""
@@ -254,15 +295,15 @@ class _Peers:
 
         for count in range(1 << 62):
             try:
-                message = self._client.blocking_key_value_get(FAILED, int(1000 * self._beat))
+                message, code = json.loads(self._client.blocking_key_value_get(FAILED, int(1000 * self._beat)))
             except Exception as error:
                 if self._over.is_set():
                     return
                 if "DEADLINE_EXCEEDED" not in str(error):
                     self._stop(distributed.died("another process of this run died: process 0 cannot be reached any more"))
             else:
-                self._left()
-                self._stop(message)
+                _within(2, lambda: self._client.key_value_set(f"bdf_jax/left/{self._process}", ""))
+                self._stop(message, code)
             with contextlib.suppress(Exception):  # the next round finds out what it is
                 self._client.key_value_set(f"bdf_jax/alive/{self._process}", str(count), allow_overwrite=True)
                 self._heard = time.monotonic()
@@ -299,15 +340,11 @@ class _Peers:
                     )
                 )
 
-    def _left(self) -> None:
-        with contextlib.suppress(Exception):
-            _within(2, lambda: self._client.key_value_set(f"bdf_jax/left/{self._process}", ""))
-
-    def _stop(self, message: str) -> None:
+    def _stop(self, message: str, code: int = 1) -> None:
         """From a thread: the main one may wait for a collective that never ends."""
         with self._speaking:
             if not self._over.is_set():
-                _leave(message, 1, before=self._wait_for_others)
+                _leave(message, code, before=self._wait_for_others)
 
 
 def _leave(message: str, code: int, before: Any = lambda: None) -> None:
@@ -323,7 +360,12 @@ def _leave(message: str, code: int, before: Any = lambda: None) -> None:
 
 def _within(seconds: float, function: Any) -> None:
     """Waits for a call that may never return for so long only."""
-    thread = threading.Thread(target=function, daemon=True)
+
+    def attempt() -> None:
+        with contextlib.suppress(Exception):  # the first error is the one that counts, and process 0 may be gone
+            function()
+
+    thread = threading.Thread(target=attempt, daemon=True)
     thread.start()
     thread.join(seconds)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from bdf_jax import distributed
 from bdf_jax.augment import normalise
 from bdf_jax.config import EvaluationConfig, ModelConfig
 from bdf_jax.data.dataset import Split
@@ -73,7 +74,7 @@ def embed_split(
     progress: bool = True,
     description: str = "embedding",
 ) -> np.ndarray:
-    """Features of all images of a split, shared out over this process's devices.
+    """Features of all images of a split, shared out over all devices of all processes.
 
     Args:
       network: built for one device (`axis_name` None).
@@ -85,7 +86,7 @@ def embed_split(
       description: its label.
 
     Returns:
-      (N, D') float32 in the order of `split.index`.
+      (N, D') float32 in the order of `split.index`, whole in every process.
     """
     devices = jax.local_devices()
     mesh = jax.make_mesh((len(devices),), ("images",), axis_types=(AxisType.Auto,), devices=devices)
@@ -94,21 +95,28 @@ def embed_split(
     batch_size = -(-settings.batch_size // len(devices)) * len(devices)
     embed = make_embed(network, settings)
 
-    features_ND: np.ndarray | None = None
-    with bar(total=len(split), desc=description, unit="image", disable=not progress, leave=False) as shown:
-        for modality in (VISIBLE, INFRARED):
-            rows = np.flatnonzero(split.index.modalities == modality)
+    shares = [distributed.share(np.flatnonzero(split.index.modalities == m)) for m in (VISIBLE, INFRARED)]
+    shown_rows, vectors = [np.empty(0, np.int64)], [_no_vectors(embed, variables, (batch_size, *image_size, 3))]
+    with bar(
+        total=sum(map(len, shares)), desc=description, unit="image", leave=False,
+        disable=not (progress and distributed.is_first()),
+    ) as shown:  # fmt: skip
+        for modality, rows in zip((VISIBLE, INFRARED), shares, strict=True):
             # Where the network treats both bases alike, one compiled program serves both.
             program = modality if depends_on_modality(network.config, settings) else VISIBLE
             for batch in eval_batches(split, image_size, batch_size, rows=rows):
                 images = jax.device_put(batch.images_NHWC, shared_out)
-                vectors_ND = np.asarray(embed(variables, images, program))[: batch.valid]
-                if features_ND is None:
-                    features_ND = np.empty((len(split), vectors_ND.shape[1]), np.float32)
-                features_ND[batch.rows_V] = vectors_ND
+                vectors.append(np.asarray(embed(variables, images, program))[: batch.valid])
+                shown_rows.append(batch.rows_V)
                 shown.update(batch.valid)
-    assert features_ND is not None, "a split has at least one image"
-    return features_ND
+    return distributed.gather(np.concatenate(vectors), np.concatenate(shown_rows), len(split))
+
+
+def _no_vectors(embed: Embed, variables: Mapping[str, Any], shape: tuple[int, ...]) -> np.ndarray:
+    """(0, D'): a process may have no image, and knows the length of a vector all the same."""
+    images = jax.ShapeDtypeStruct(shape, np.uint8)
+    vectors = jax.eval_shape(lambda v, x: embed(v, x, VISIBLE), variables, images)
+    return np.empty((0, vectors.shape[1]), np.float32)
 
 
 def depends_on_modality(config: ModelConfig, settings: EvaluationConfig) -> bool:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bdf_jax import distributed
 from bdf_jax.checkpoints import Metadata, load_variables
 from bdf_jax.config import Config, DataConfig, EvaluationConfig
 from bdf_jax.data.dataset import Dataset, Split, open_dataset
+from bdf_jax.data.index import ImageIndex
 from bdf_jax.data.loader import eval_batches
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation import baselines
@@ -37,6 +40,8 @@ def evaluate_workdir(
 ) -> list[dict[str, Any]]:
     """Evaluates a checkpoint on its own data set and protocol, and prints the table.
 
+    Several processes embed a share of the images each; process 0 ranks, prints and writes.
+
     Args:
       workdir: of a training run, or one of its checkpoints.
       step: which checkpoint; None: the best on the validation identities where there was validation, else the last.
@@ -57,37 +62,48 @@ def evaluate_workdir(
     """
     metadata, variables, step = load_variables(workdir, step)
     settings = config or metadata.config.evaluation
-    dataset = dataset or open_dataset(data or metadata.config.data)
+    dataset = dataset or open_dataset(data or metadata.config.data, progress=distributed.is_first())
     _check_split(metadata, dataset, workdir)
     protocols = standard_protocols(dataset, **choice)
+    distributed.agree(
+        "what they evaluate",
+        {"step": step, "fingerprint": dataset.fingerprint, **dataclasses.asdict(settings), "protocols": repr(choice)},
+    )
 
-    print(f"evaluating the checkpoint of step {step} on {len(dataset.test)} test images")
+    if distributed.is_first():
+        print(f"evaluating the checkpoint of step {step} on {len(dataset.test)} test images")
     network = Network(metadata.config.model, metadata.num_classes)
     size = metadata.config.data.image_size
-    flags = {"step": step, **flags_of(settings)}
     features_ND = embed_split(network, variables, dataset.test, image_size=size, settings=settings)
+    compared = _baseline_features(metadata, network, dataset, settings) if settings.baselines else {}
     similarity = similarity_of(settings)
-    if features_file:
-        save_features(features_file, features_ND, dataset.test.index, similarity=similarity, flags=flags_of(settings))
-    measured = measure(features_ND, dataset.test.index, protocols, similarity=similarity, rerank=rerank)
-    flags |= {"similarity": similarity, "rerank": rerank}
-    rows = [row(p, [m], model="trained", flags=flags) for p, m in zip(protocols, measured, strict=True)]
-    baselines.add_chance(rows, dataset.test.index, protocols)
-    notes = baselines.near_chance_notes(rows)
-    if settings.baselines:
-        rows += _baseline_rows(metadata, network, dataset, protocols, settings)
-    print_table(rows)
-    for note in notes:
-        print(f"note: {note}")
-    if report:
-        from bdf_jax.evaluation.report.sources import report_network  # brings matplotlib
+    flags = {"step": step, **flags_of(settings), "similarity": similarity, "rerank": rerank}
 
-        page = report_network(
-            report, rows, metadata=metadata, step=step, variables=variables, dataset=dataset, features_ND=features_ND,
-            protocols=protocols, measured=measured, similarity=similarity, rerank=rerank, notes=notes,
-        )  # fmt: skip
-        print(f"report: {page}")
-    return rows
+    def rank() -> list[dict[str, Any]]:
+        index = dataset.test.index
+        if features_file:
+            save_features(features_file, features_ND, index, similarity=similarity, flags=flags_of(settings))
+        measured = measure(features_ND, index, protocols, similarity=similarity, rerank=rerank)
+        rows = [row(p, [m], model="trained", flags=flags) for p, m in zip(protocols, measured, strict=True)]
+        baselines.add_chance(rows, index, protocols)
+        notes = baselines.near_chance_notes(rows)
+        if settings.baselines:
+            rows += _baseline_rows(compared, index, protocols, settings)
+        print_table(rows)
+        for note in notes:
+            print(f"note: {note}")
+        if report:
+            from bdf_jax.evaluation.report.sources import report_network  # brings matplotlib
+
+            page = report_network(
+                report, rows, metadata=metadata, step=step, variables=variables, dataset=dataset,
+                features_ND=features_ND, protocols=protocols, measured=measured, similarity=similarity, rerank=rerank,
+                notes=notes,
+            )  # fmt: skip
+            print(f"report: {page}")
+        return rows
+
+    return distributed.on_first(rank)
 
 
 def standard_protocols(dataset: Dataset, **choice: Any) -> list[Protocol]:
@@ -111,8 +127,8 @@ def validation_map(config: Config, variables: Mapping[str, Any], num_classes: in
         settings=config.evaluation,
         description="validation",
     )
-    rows = evaluate(features_ND, dataset.val.index, protocols, similarity=similarity_of(config.evaluation))
-    return rows[0]["mAP"] / 100
+    index, similarity = dataset.val.index, similarity_of(config.evaluation)
+    return distributed.on_first(lambda: evaluate(features_ND, index, protocols, similarity=similarity)[0]["mAP"] / 100)
 
 
 def _check_split(metadata: Metadata, dataset: Dataset, workdir: str | Path) -> None:
@@ -130,28 +146,41 @@ def _check_split(metadata: Metadata, dataset: Dataset, workdir: str | Path) -> N
     )
 
 
-def _baseline_rows(
-    metadata: Metadata, network: Network, dataset: Dataset, protocols: list[Protocol], settings: EvaluationConfig
-) -> list[dict[str, Any]]:
-    """What the trained network has to beat: itself before training, two features nobody learned, and chance."""
-    index, config = dataset.test.index, metadata.config
+def _baseline_features(
+    metadata: Metadata, network: Network, dataset: Dataset, settings: EvaluationConfig
+) -> dict[str, np.ndarray]:
+    """What the trained network has to beat: itself before training, and two features nobody learned."""
+    config, split = metadata.config, dataset.test
     variables = initial_variables(network, config.training.seed, config.data.image_size)
     untrained_ND = embed_split(
         network,
         variables,
-        dataset.test,
+        split,
         image_size=config.data.image_size,
         settings=settings,
         description="embedding, untrained",
     )
-    flags = flags_of(settings)
-    rows = evaluate(untrained_ND, index, protocols, model="untrained", similarity=similarity_of(settings), flags=flags)
-    images = list(_decoded(dataset.test, config.data.image_size))
+    rows = distributed.share(np.arange(len(split)))
+    # A share may be empty, and the length of its vectors is known all the same from a first image.
+    images = list(_decoded(split, config.data.image_size, rows if len(rows) else np.arange(1)))
+    found = {"untrained": untrained_ND}
     for model, features in (("edges", baselines.edge_features), ("raw_pixels", baselines.raw_pixel_features)):
-        rows += evaluate(np.concatenate([features(batch) for batch in images]), index, protocols, model=model)
+        shared_ND = np.concatenate([features(batch) for batch in images])[: len(rows)]
+        found[model] = distributed.gather(shared_ND, rows, len(split))
+    return found
+
+
+def _baseline_rows(
+    compared: Mapping[str, np.ndarray], index: ImageIndex, protocols: list[Protocol], settings: EvaluationConfig
+) -> list[dict[str, Any]]:
+    """Rows of `_baseline_features` and of chance."""
+    of_network = {"similarity": similarity_of(settings), "flags": flags_of(settings)}
+    rows: list[dict[str, Any]] = []
+    for model, features_ND in compared.items():
+        rows += evaluate(features_ND, index, protocols, model=model, **(of_network if model == "untrained" else {}))
     return rows + baselines.chance_rows(index, protocols)
 
 
-def _decoded(split: Split, size: tuple[int, int]) -> Any:
-    for batch in eval_batches(split, size, 256):
+def _decoded(split: Split, size: tuple[int, int], rows: np.ndarray) -> Any:
+    for batch in eval_batches(split, size, 256, rows=rows):
         yield batch.images_NHWC[: batch.valid]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 
+from bdf_jax import distributed
 from bdf_jax.checkpoints import Checkpoints, Metadata
-from bdf_jax.config import Config
+from bdf_jax.config import Config, field_names, to_dict
 from bdf_jax.data.dataset import Dataset, open_dataset
 from bdf_jax.data.loader import train_batches
 from bdf_jax.data.sampler import make_sampler, steps_per_epoch
+from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.workdir import evaluate_workdir, validation_map
 from bdf_jax.models import Network
 from bdf_jax.training.compile import compile_step
@@ -25,6 +27,15 @@ from bdf_jax.training.preemption import Preempted
 from bdf_jax.training.state import TrainState, initial_state
 from bdf_jax.training.watch import Watch
 from bdf_jax.training.workdir import MetricsFile, claimed
+
+
+# Where things lie, and how fast they are read, may differ from host to host.
+OF_A_HOST = ("data.root", "data.dir", "data.workers", "data.prefetch", "data.decoded_cache")
+VISIBLE_SECONDS = 60  # for which a file that process 0 wrote may take to appear on another host
+
+
+class _PreemptedTogether(distributed.Together, Preempted):
+    """All processes stopped after the same step."""
 
 
 def run(config: Config, workdir: str | Path) -> list[dict]:
@@ -42,10 +53,13 @@ def run(config: Config, workdir: str | Path) -> list[dict]:
       Preempted: SIGTERM.
     """
     check_wandb(config.training.wandb)
-    with claimed(workdir, config) as folder:
-        dataset = open_dataset(config.data)
+    distributed.agree("their configuration", {name: value for name, value in _fields(config) if name not in OF_A_HOST})
+    with _claimed_by_first(workdir, config) as folder:
+        dataset = open_dataset(config.data, progress=distributed.is_first())
+        distributed.agree("their data", {"fingerprint": dataset.fingerprint})
         total = total_steps(config, dataset)
-        _introduce(config, dataset, total)
+        if distributed.is_first():
+            _introduce(config, dataset, total)
         train(config, dataset, folder, total)
         return evaluate_workdir(folder, config=config.evaluation, dataset=dataset)
 
@@ -57,34 +71,45 @@ def train(config: Config, dataset: Dataset, folder: Path, total: int) -> TrainSt
     compiled = compile_step(network, optimiser, config)
     metadata = Metadata(config, dataset.fingerprint, classes)
 
-    with contextlib.closing(Checkpoints(folder)) as checkpoints, _sigterm() as terminated:
+    say = print if distributed.is_first() else (lambda line: None)
+    with contextlib.closing(Checkpoints(folder)) as checkpoints, distributed.termination() as termination:
         checkpoints.expect(metadata)
+        new = not checkpoints.steps()  # a run that continues needs neither the file nor the network
         state = initial_state(
             network,
             optimiser,
             config.training.seed,
             config.data.image_size,
-            pretrained=not checkpoints.steps(),  # a run that continues needs neither the file nor the network
+            pretrained=new and distributed.is_first(),
         )
-        state, start = checkpoints.restore(compiled.place_state(state))
+        state = compiled.place_state(distributed.from_first(state) if new else state)
+        restored, start = checkpoints.restore(compiled.global_state(state))
+        distributed.agree("the checkpoint to continue from", {"step": start})
         if start >= total:
-            print(f"{folder}: the run is finished: {start} of {total} steps are done")
-            return state
+            say(f"{folder}: the run is finished: {start} of {total} steps are done")
+            return restored
         if start:
-            print(f"{folder}: continuing from step {start} of {total}")
+            say(f"{folder}: continuing from step {start} of {total}")
+            state = compiled.place_state(restored)
+        del restored
         rate = schedule(config.optimiser, config.training.epochs, total)
-        file = MetricsFile(folder / "metrics.jsonl", start)
+        file = MetricsFile(folder / "metrics.jsonl", start) if distributed.is_first() else _NoMetrics()
         events = open_events(folder, config, start)
         images = 2 * config.data.identities * config.data.images
-        watch = Watch(file, start, total, config.training.log_every, rate, events=events, images_per_step=images)
+        watch = Watch(
+            file, start, total, config.training.log_every, rate, distributed.is_first(), events=events,
+            images_per_step=images,
+        )  # fmt: skip
         grid = DerivativeGrid(dataset.train, config) if events and DerivativeGrid.needed(config) else None
-        batches = train_batches(dataset.train, config.data, seed=config.training.seed, start=start, stop=total)
+        batches = train_batches(
+            dataset.train, config.data, seed=config.training.seed, start=start, stop=total, pairs=compiled.pairs
+        )
         with contextlib.closing(file), contextlib.closing(watch), contextlib.closing(batches):
             for step in range(start + 1, total + 1):
                 state, metrics = compiled.step(state, *compiled.place_batch(*watch.next_batch(batches)))
                 watch.add(step, metrics)
 
-                stop = terminated.is_set()
+                stop = termination.reached(step)
                 validate = config.training.validate_every and step % config.training.validate_every == 0
                 if stop or validate or step == total or step % config.training.checkpoint_every == 0:
                     watch.check()  # a state is saved only once it is known to be finite
@@ -93,17 +118,20 @@ def train(config: Config, dataset: Dataset, folder: Path, total: int) -> TrainSt
                         watch.validated(step, score)
                     if grid:
                         watch.show(step, "derivatives", grid.draw(_variables(state)))
-                    checkpoints.save(step, state, metadata, score)
+                    checkpoints.save(step, compiled.global_state(state), metadata, score)
                     watch.pause()
-                if stop:
+                if stop or (step == total and termination.asked_in_any()):
                     checkpoints.wait()
-                    raise Preempted(f"SIGTERM at step {step} of {total}: saved; the same command continues from here")
+                    raise _PreemptedTogether(
+                        f"SIGTERM at step {step} of {total}: saved; the same command continues from here"
+                    )
             watch.say(checkpoints.summary())
     return state
 
 
 def _variables(state: TrainState) -> dict:
-    return {"params": state.params, "batch_stats": state.batch_stats}
+    """Parameters and batch statistics on this process's devices."""
+    return distributed.local({"params": state.params, "batch_stats": state.batch_stats})
 
 
 def total_steps(config: Config, dataset: Dataset) -> int:
@@ -127,14 +155,44 @@ def _introduce(config: Config, dataset: Dataset, total: int) -> None:
 
 
 @contextlib.contextmanager
-def _sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM, the usual notice of preemption, sets instead of ending the process."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event  # only the main thread may handle signals
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _claimed_by_first(workdir: str | Path, config: Config) -> Iterator[Path]:
+    """The work folder, claimed by process 0 for all of them.
+
+    Raises:
+      BdfError: see `claimed`; or this process does not see what process 0 wrote there.
+    """
+    with contextlib.ExitStack() as stack:
+        distributed.on_first(lambda: str(stack.enter_context(claimed(workdir, config))))
+        folder = Path(workdir).expanduser().absolute()
+        until = time.monotonic() + VISIBLE_SECONDS
+        while not (folder / "config.json").exists():
+            if time.monotonic() > until:
+                raise BdfError(
+                    f"--workdir={workdir}: this process does not see what process 0 wrote there; a run of several "
+                    "processes needs one work folder on a disk that all hosts share"
+                )
+            time.sleep(0.1)
+        yield folder
+        distributed.barrier("the work folder is not used any more")
+
+
+class _NoMetrics(MetricsFile):
+    """The metrics file of the processes that write none."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Process 0 writes it."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _fields(config: Config) -> Iterator[tuple[str, Any]]:
+    """Every field as it is written on the command line, with its value."""
+    for name in field_names():
+        value: Any = to_dict(config)
+        for part in name.split("."):
+            value = value[part]
+        yield name, value

@@ -91,7 +91,9 @@ class Watch:
             self._events.scalars(last, rates)
 
     def say(self, line: str) -> None:
-        """Writes a line above the bar."""
+        """Writes a line above the bar; nothing where there is none: of several processes only one speaks."""
+        if self._bar.disable:
+            return
         if sys.stderr.isatty():
             self._bar.write(line)
         else:  # nothing is above a bar in a file; tqdm would write the bar once more with every line
