@@ -7,12 +7,14 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from bdf_jax.compilation_cache import use_compilation_cache
 from bdf_jax.errors import BdfError
 
 INTERRUPTED = 130
 
 # Command -> module in bdf_jax/commands and a line of help. Only the module that is asked for is imported.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "check-data": ("check_data", "is a data set's tree whole? counts, and what is missing or corrupt"),
     "plot": ("plot", "curves of runs side by side, as PNG"),
     "embed": ("embed", "feature vectors of any images, in a file"),
     "search": ("search", "which images of a gallery show the person of a query?"),
@@ -38,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             importlib.import_module(f"bdf_jax.commands.{module}").add_arguments(described)
     arguments = parser.parse_args(argv)
     try:
+        use_compilation_cache()
         importlib.import_module(f"bdf_jax.commands.{COMMANDS[arguments.command][0]}").run(arguments)
         return 0
     except BdfError as error:

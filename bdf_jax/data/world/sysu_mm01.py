@@ -38,7 +38,7 @@ def places(spec: WorldSpec) -> dict[int, Place]:
 
 def plan(spec: WorldSpec) -> Plan:
     """Pictures and `exp/` files."""
-    splits, counts = _full() if spec.geometry == "full" else _small(spec)
+    splits, counts = published_geometry() if spec.geometry == "full" else _small(spec)
     shots = [
         Shot(f"cam{number}/{pid:04d}/{k:04d}.jpg", pid, place, k)
         for pid in sorted(counts)
@@ -68,7 +68,8 @@ def _small(spec: WorldSpec) -> tuple[dict[str, list[int]], dict[int, list[int]]]
     return {"train": train[:first_val], "val": train[first_val:], "test": test}, counts
 
 
-def _full() -> tuple[dict[str, list[int]], dict[int, list[int]]]:
+def published_geometry() -> tuple[dict[str, list[int]], dict[int, list[int]]]:
+    """Of the real data set: the identities of each split, and of each identity the images in cameras 1 to 6."""
     with np.load(COUNTS) as stored:
         splits = {name: [int(pid) for pid in stored[name]] for name in ("train", "val", "test")}
         table = stored["counts"]

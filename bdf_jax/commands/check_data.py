@@ -1,0 +1,111 @@
+"""python -m bdf_jax check-data --dataset=sysu_mm01 --root=TREE [--quick] [--json]: is the tree whole?"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from bdf_jax.data.check import Problem, Report, check_tree
+from bdf_jax.data.index import VISIBLE
+from bdf_jax.data.trees import LAYOUTS, read_tree
+from bdf_jax.data.trees import sysu_mm01 as sysu_tree
+from bdf_jax.errors import BdfError
+from bdf_jax.evaluation.gallery import shipped_picks, tree_picks
+
+SHOWN = 10  # names and problems of a kind on the screen; the JSON has all
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
+    parser.add_argument("--dataset", required=True, choices=list(LAYOUTS))
+    parser.add_argument("--root", required=True, metavar="TREE", help="folder of the published tree")
+    parser.add_argument("--quick", action="store_true", help="do not decode the images, only look at their names")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prints the report; raises BdfError, exit code 1, where something is missing or corrupt."""
+    report = check_tree(arguments.dataset, arguments.root, decode=not arguments.quick)
+    galleries = _galleries(report) if report.dataset == "sysu_mm01" else ""
+    source = LAYOUTS[report.dataset].source
+    if arguments.json:
+        values = dataclasses.asdict(report) | {"usable": report.usable, "source": source, "galleries": galleries}
+        print(json.dumps(values, indent=2))
+    else:
+        _print(report, source, galleries)
+    if not report.usable:
+        raise BdfError(
+            f"{report.root}: {len(report.missing)} things are missing and {len(report.corrupt)} are corrupt; mend them "
+            "before training"
+        )
+
+
+def _galleries(report: Report) -> str:
+    """Which official galleries evaluation will use; a file of permutations that does not fit is a problem."""
+    try:
+        own = tree_picks(report.root)
+        if own is None:
+            theirs = "The official gallery permutations, rand_perm_cam.mat, are not in SYSU-MM01's archive"
+            if not report.usable:
+                return f"{theirs}; those of the published test set are shipped with this project."
+            test = read_tree(report.dataset, report.root).splits["test"]
+            if np.array_equal(np.unique(test.pids), np.sort(shipped_picks().test_ids)):
+                return f"{theirs}; nothing to fetch: what evaluation needs of them is shipped with this project."
+            return f"{theirs}, and those shipped with this project are of other test identities: use --gallery=agw."
+        cams = [cam for cam, modality in sysu_tree.CAMERAS.items() if modality == VISIBLE]
+        misfit = own.misfit(read_tree(report.dataset, report.root).splits["test"], cams) if report.usable else ""
+    except BdfError as error:
+        report.corrupt.append(Problem(str(error), ["exp/rand_perm_cam.mat"]))
+        return "The tree's own exp/rand_perm_cam.mat cannot be used."
+    if misfit:
+        what = f"exp/rand_perm_cam.mat does not fit the images: {misfit}; remove it, or put the right one there"
+        report.corrupt.append(Problem(what, ["exp/rand_perm_cam.mat"]))
+    return "The official galleries are those of the tree's own exp/rand_perm_cam.mat."
+
+
+def _print(report: Report, source: str, galleries: str) -> None:
+    title = f"{LAYOUTS[report.dataset].title} in {report.root}" + " (a synthetic world)" * report.synthetic
+    table = Table(title=title)
+    for name in ("split", "camera", "modality", "images", "published", "identities", "published"):
+        table.add_column(name, justify="left" if name in ("split", "modality") else "right")
+    for row in report.counts:
+        cells = [row["split"], "all" if row["camera"] is None else str(row["camera"]), row["modality"]]
+        for what in ("images", "identities"):
+            cells += [f"{row[what]:,}", _published(row[what], row[f"{what}_published"])]
+        table.add_row(*cells)
+    console = Console()
+    needed = console.measure(table, options=console.options.update_width(400)).maximum
+    (console if needed <= console.width else Console(width=needed)).print(table)
+    looked = f"{report.decoded:,} images decoded" if report.decoded else "images not decoded (--quick)"
+    for word, problems in (("missing", report.missing), ("corrupt", report.corrupt)):
+        for problem in problems[:SHOWN]:
+            print(f"{word}: {problem.what}" + _listed(problem))
+        if len(problems) > SHOWN:
+            print(f"{word}: and {len(problems) - SHOWN} more; --json lists all")
+    for warning in report.warnings:
+        print(f"warning: {warning}")
+    if galleries:
+        print(galleries)
+    if report.missing or not report.synthetic:
+        print(f"Where to get it: {source}")
+    sys.stdout.flush()
+    if report.usable:
+        print(f"nothing missing, nothing corrupt; {looked}")
+
+
+def _published(found: int, published: int | None) -> str:
+    if published is None:
+        return ""
+    return f"{published:,}" + ("" if found == published else " *")
+
+
+def _listed(problem: Problem) -> str:
+    names = [name for name in problem.names if name not in problem.what]
+    more = f", ... ({len(names)} in all)" if len(names) > SHOWN else ""
+    return f": {', '.join(names[:SHOWN])}{more}" if names else ""
