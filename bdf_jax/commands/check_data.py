@@ -71,7 +71,7 @@ def _galleries(report: Report) -> str:
 
 def _print(report: Report, source: str, galleries: str) -> None:
     title = f"{LAYOUTS[report.dataset].title} in {report.root}" + " (a synthetic world)" * report.synthetic
-    table = Table(title=title)
+    table = Table(title=title, caption="* differs from the published data set; no published number: nothing to compare")
     for name in ("split", "camera", "modality", "images", "published", "identities", "published"):
         table.add_column(name, justify="left" if name in ("split", "modality") else "right")
     for row in report.counts:

@@ -55,11 +55,10 @@ def _sysu() -> Published:
         for pid in pids:
             for cam, modality in sysu_tree.CAMERAS.items():
                 count = counts[pid][cam - 1]
-                if count:
-                    folders[cam, pid] = count
-                    for key in ((split, cam, modality), (split, None, modality)):
-                        images[key] += count
-                        identities[key].add(pid)
+                folders |= {(cam, pid): count} if count else {}
+                for key in ((split, cam, modality), (split, None, modality)):
+                    images[key] += count
+                    identities[key] |= {pid} if count else set()
     return Published(
         dict(images),
         {key: len(pids) for key, pids in identities.items()},
