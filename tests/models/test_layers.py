@@ -40,6 +40,50 @@ def test_max_pool_is_its_definition(size):
     np.testing.assert_array_equal(max_pool(jnp.asarray(x)), expected)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize(("channels", "features"), [(3, 5), (6, 4)])
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
+def test_every_form_of_a_convolution_has_the_values_and_gradients_of_the_plain_one(
+    backend, channels, features, kernel, stride, monkeypatch
+):
+    """Which form is computed depends on the backend and on the channels; which backend runs it does not matter here."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    rng = np.random.default_rng(4)
+    with jax.enable_x64(True):
+        x = jnp.asarray(rng.normal(size=(2, 3, 7, 10, channels)))
+        weight = jnp.asarray(rng.normal(size=(kernel, kernel, channels, features)))
+
+        def plain(x, weight):
+            padding = [(kernel // 2, kernel // 2)] * 2
+            dimensions = ("NHWC", "HWIO", "NHWC")
+            y = jax.lax.conv_general_dilated(
+                x.reshape(6, 7, 10, channels), weight, (stride, stride), padding, dimension_numbers=dimensions
+            )
+            return y.reshape(2, 3, *y.shape[1:])
+
+        def ours(x, weight):
+            return Conv(features, kernel, stride, jnp.float64).apply({"params": {"kernel": weight}}, x)
+
+        expected, expected_gradients = jax.vjp(plain, x, weight)
+        found, gradients = jax.vjp(ours, x, weight)
+        np.testing.assert_allclose(found, expected, atol=1e-11)
+        weighting = jnp.asarray(rng.normal(size=found.shape))
+        for ours_, plain_ in zip(gradients(weighting), expected_gradients(weighting), strict=True):
+            np.testing.assert_allclose(ours_, plain_, atol=1e-11)
+
+
+@pytest.mark.parametrize("size", [(8, 6), (7, 9), (1, 2)])
+def test_the_gradient_of_a_maximum_goes_to_the_pixel_that_was_the_maximum(size):
+    rng = np.random.default_rng(5)
+    x = rng.permutation(6 * size[0] * size[1]).reshape(1, 2, *size, 3).astype(np.float32)  # no two are equal
+    y, gradient = jax.vjp(max_pool, jnp.asarray(x))
+    weights = rng.integers(1, 9, size=y.shape).astype(np.float32)
+    expected = np.zeros_like(x)
+    for n, m, i, j, c in np.ndindex(*y.shape):
+        expected[n, m, ..., c] += weights[n, m, i, j, c] * (x[n, m, ..., c] == y[n, m, i, j, c])
+    np.testing.assert_array_equal(gradient(jnp.asarray(weights))[0], expected)
+
+
 def test_batch_norm_normalises_all_modalities_together_and_at_inference_uses_running_statistics():
     x = np.random.default_rng(2).normal(3, 2, size=(6, 4, 5, 5, 3)).astype(np.float32)
     norm = BatchNorm()
