@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 
 import numpy as np
 from rich.console import Console
@@ -41,8 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
         _print(report, source, galleries)
     if not report.usable:
         raise BdfError(
-            f"{report.root}: {len(report.missing)} things are missing and {len(report.corrupt)} are corrupt; mend them "
-            "before training"
+            f"{report.root}: not ready for training ({len(report.missing)} things missing, {len(report.corrupt)} corrupt)"
         )
 
 
@@ -71,7 +69,7 @@ def _galleries(report: Report) -> str:
 
 def _print(report: Report, source: str, galleries: str) -> None:
     title = f"{LAYOUTS[report.dataset].title} in {report.root}" + " (a synthetic world)" * report.synthetic
-    table = Table(title=title, caption="* differs from the published data set; no published number: nothing to compare")
+    table = Table(title=title, caption="* differs from the published data set")
     for name in ("split", "camera", "modality", "images", "published", "identities", "published"):
         table.add_column(name, justify="left" if name in ("split", "modality") else "right")
     for row in report.counts:
@@ -92,10 +90,9 @@ def _print(report: Report, source: str, galleries: str) -> None:
         print(f"warning: {warning}")
     if galleries:
         print(galleries)
-    if report.missing or not report.synthetic:
-        print(f"Where to get it: {source}")
-    sys.stdout.flush()
-    if report.usable:
+    if not report.usable:
+        print(f"Where to get it: {source}", flush=True)
+    else:
         print(f"nothing missing, nothing corrupt; {looked}")
 
 
