@@ -1,0 +1,61 @@
+"""One process of a run in several, for test_processes.py: python processes_worker.py JSON.
+
+The JSON object has `launch` (arguments of `launch.find`), `config`, `workdir`, `out`, and optionally `terminate_at`
+(this process gets SIGTERM after that step), `pause` (seconds after every step) and `corrupt` (an error in this process at
+that step).
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def main(given):
+    from absl import logging
+
+    from bdf_jax import launch
+    from bdf_jax.config import from_dict
+    from bdf_jax.errors import BdfError
+
+    logging.set_verbosity(logging.WARNING)
+    try:
+        with launch.session(launch.find(**given["launch"]), silence_seconds=given.get("silence", 5), start_seconds=60):
+            work(given, from_dict(given["config"]))
+    except BdfError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def work(given, config):
+    from bdf_jax.data import loader
+    from bdf_jax.errors import BdfError
+    from bdf_jax.training import loop
+
+    decode, add, decoded = loader.decode, loop.Watch.add, set()
+
+    def noted(encoded, name, size):
+        decoded.add(name)
+        return decode(encoded, name, size)
+
+    def added(self, step, metrics):
+        add(self, step, metrics)
+        if step == given.get("terminate_at"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        if step == given.get("corrupt"):
+            raise BdfError("the record of image cam1/0001/0001.jpg holds nothing")
+        time.sleep(given.get("pause", 0))
+
+    loader.decode, loop.Watch.add = noted, added
+    try:
+        rows = loop.run(config, given["workdir"])
+    finally:
+        Path(given["out"]).write_text(json.dumps({"decoded": sorted(decoded)}))
+    Path(given["out"]).write_text(json.dumps({"decoded": sorted(decoded), "rows": rows}))
+
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads(sys.argv[1])))

@@ -1,0 +1,351 @@
+"""Runs in several processes: the same numbers, one writer, and nobody waits for the dead. Real processes throughout."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from bdf_jax.checkpoints import load_variables
+from bdf_jax.config import to_dict, vary
+from bdf_jax.data.dataset import open_dataset
+from bdf_jax.data.sampler import make_sampler
+from bdf_jax.errors import BdfError
+from bdf_jax.evaluation.workdir import evaluate_workdir
+from bdf_jax.launch import Launch, find
+from bdf_jax.training.loop import run
+
+ROOT = Path(__file__).parents[2]
+WORKER = Path(__file__).with_name("processes_worker.py")
+LIMIT = 240  # seconds for anything here, on a machine however busy
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config):
+    # Small steps, so that rounding in another order of summation stays rounding over all of them.
+    return vary(tiny_config, {"training.steps": STEPS, "optimiser.learning_rate": 1e-5})
+
+
+@pytest.fixture(scope="module")
+def alone(config, tmp_path_factory):
+    """One process with one device, never interrupted: its folder and its rows."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    return workdir, run(config, workdir)
+
+
+class Processes:
+    """Processes of one run, ended when the block ends whatever they do."""
+
+    def __init__(self, commands, devices, folder, **environ):
+        self.logs = [folder / f"log-{i}.txt" for i in range(len(commands))]
+        environ = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)} | environ
+        self.all = []
+        for command, log in zip(commands, self.logs, strict=True):
+            with log.open("w") as file:
+                self.all.append(
+                    subprocess.Popen([sys.executable, *command], stdout=file, stderr=file, env=environ, cwd=ROOT)
+                )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.all:
+            process.kill()
+            process.wait()
+
+    def codes(self, limit=LIMIT):
+        deadline = time.monotonic() + limit
+        return [process.wait(max(0.1, deadline - time.monotonic())) for process in self.all]
+
+    def said(self, i):
+        return self.logs[i].read_text()
+
+    def until(self, happened):
+        deadline = time.monotonic() + LIMIT
+        while not happened():
+            assert all(process.poll() is None for process in self.all), "\n".join(map(self.said, range(len(self.all))))
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def workers(config, workdir, folder, processes, devices, **of_process):
+    """The worker's processes; a tuple in `of_process` has a value for each."""
+    address, commands = f"127.0.0.1:{free_port()}", []
+    for i in range(processes):
+        given = {name: value[i] if isinstance(value, tuple) else value for name, value in of_process.items()}
+        placed = {"coordinator": address, "processes": processes, "process": i} if processes > 1 else {}
+        given |= {"launch": placed, "config": to_dict(config), "workdir": str(workdir), "out": str(folder / f"{i}.json")}
+        commands.append([str(WORKER), json.dumps(given)])
+    return Processes(commands, devices, folder)
+
+
+def assert_close_variables(one, other):
+    expected, found = (load_variables(workdir)[1] for workdir in (one, other))
+    jax.tree.map(lambda e, f: np.testing.assert_allclose(f, e, rtol=1e-4, atol=1e-5), expected, found)
+
+
+def metrics(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_rows(found, expected):
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine.keys() == theirs.keys()
+        for name, value in theirs.items():
+            if isinstance(value, float):
+                np.testing.assert_allclose(mine[name], value, atol=1e-3, err_msg=name)
+            else:
+                assert mine[name] == value, name
+
+
+@pytest.fixture(scope="module")
+def moved(config, tmp_path_factory):
+    """A run that is stopped by SIGTERM to one process, three times, and goes on elsewhere each time.
+
+    2 processes x 2 devices under jit, 1 x 4 under pmap, 1 x 1 under jit, 2 x 2 under pmap. Its work folder and those of
+    what each process of each stage says.
+    """
+    home = tmp_path_factory.mktemp("moved")
+    workdir, folders = home / "run", []
+    stages = [("jit", 2, 2, (None, 1)), ("pmap", 1, 4, 5), ("jit", 1, 1, 6), ("pmap", 2, 2, None)]
+    for number, (compiler, processes, devices, terminate_at) in enumerate(stages):
+        folder = home / f"stage-{number}"
+        folder.mkdir()
+        folders.append(folder)
+        changed = vary(config, {"training.compiler": compiler, "training.checkpoint_every": 100})
+        with workers(changed, workdir, folder, processes, devices, terminate_at=terminate_at) as started:
+            expected = 0 if number == len(stages) - 1 else 75
+            assert started.codes() == [expected] * processes, "\n".join(map(started.said, range(processes)))
+    return workdir, folders
+
+
+def test_a_run_that_moves_between_processes_devices_and_compilers_ends_as_the_one_that_stayed(alone, moved):
+    workdir, folders = moved
+    assert_close_variables(alone[0], workdir)
+    found, expected = metrics(workdir), metrics(alone[0])
+    assert [m["step"] for m in found] == list(range(1, STEPS + 1))
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine.keys() == theirs.keys()
+        for name in ("loss", "gradient_norm", "mml/V", "mdl/V>I", "did/Dv"):
+            np.testing.assert_allclose(mine[name], theirs[name], rtol=1e-4, err_msg=f"step {mine['step']}: {name}")
+    for i in range(2):
+        assert_same_rows(json.loads((folders[-1] / f"{i}.json").read_text())["rows"], alone[1])
+
+
+def test_all_processes_stop_after_the_same_step_and_only_the_first_speaks(moved):
+    first, second = ((moved[1][0] / f"log-{i}.txt").read_text() for i in range(2))
+    stopped = [re.search(r"error: SIGTERM at step (\d) of 8: saved; the same command continues", said) for said in
+               (first, second)]  # fmt: skip
+    assert stopped[0] and stopped[1]
+    assert stopped[0][1] == stopped[1][1]
+    assert "step 1/8  loss" in first
+    assert "loss" not in second
+    assert "embedding" not in (moved[1][-1] / "log-1.txt").read_text()
+
+
+def test_a_process_reads_only_its_share(config, moved):
+    """Half of the pairs of every batch, and half of the test images."""
+    dataset = open_dataset(config.data, progress=False)
+    sampler = make_sampler(dataset.train.index, config.data.identities, config.data.images)
+    halves = [set(), set()]
+    for step in range(6, STEPS):  # what is left to the last stage
+        rows_N2, _ = sampler.draw(config.training.seed, step)
+        for half, rows in zip(halves, np.split(rows_N2, 2), strict=True):
+            half |= set(dataset.train.index.names[rows.reshape(-1)].tolist())
+    test = set(dataset.test.index.names.tolist())
+    tested = []
+    for i, half in enumerate(halves):
+        decoded = set(json.loads((moved[1][-1] / f"{i}.json").read_text())["decoded"])
+        shown = set()
+        if i == 0:  # the picture of derivatives is the first process's own
+            shown = decoded - half - test
+            assert len(shown) <= 16
+        assert decoded - test - shown == half - (shown if i == 0 else set())
+        tested.append(decoded & test)
+    assert not tested[0] & tested[1]
+    assert tested[0] | tested[1] == test
+
+
+def test_the_command_line_evaluates_in_several_processes_to_the_rows_of_one(alone, moved, config, tmp_path):
+    """evaluate.py by flags, train.py by the environment, on a finished run."""
+    out = tmp_path / "rows.json"
+    address = f"127.0.0.1:{free_port()}"
+    evaluate = [str(ROOT / "evaluate.py"), f"--workdir={moved[0]}", f"--json={out}", "--baselines", "--use=concat"]
+    commands = [[*evaluate, f"--coordinator={address}", "--processes=2", f"--process={i}"] for i in range(2)]
+    with Processes(commands, 2, tmp_path) as started:
+        assert started.codes() == [0, 0], started.said(0) + started.said(1)
+        assert "trained" in started.said(0)
+        assert re.sub(r"\[Gloo\].*|\d+ is connected.*", "", started.said(1)).strip() == ""
+    settings = vary(config, {"evaluation.baselines": True, "evaluation.use": "concat"}).evaluation
+    assert_same_rows(json.loads(out.read_text()), evaluate_workdir(moved[0], config=settings))
+
+
+# What a process of a run does beside the training, without it: quick to start.
+LIGHT = """
+import os, sys, time
+from bdf_jax import launch
+from bdf_jax.errors import BdfError
+what, process = sys.argv[1], int(sys.argv[3])
+try:
+    with launch.session(launch.find(sys.argv[2], 2, process), silence_seconds=3, start_seconds=60):
+        import jax
+        from jax.experimental import multihost_utils
+        from bdf_jax import distributed
+        if what == "agree":
+            distributed.agree("their data", {"fingerprint": "abc" if process == 0 else "abd", "trial": 1})
+        if what == "first":
+            def refuse():
+                raise BdfError("another run is using this folder")
+            distributed.on_first(refuse)
+        print("together", flush=True)
+        for step in range(100_000):
+            if what == "bug" and process == 1 and step == 3:
+                print(1 / 0)
+            if what == "wait" and process == 1:
+                distributed.on_first(lambda: None)
+            multihost_utils.process_allgather(jax.numpy.ones(3))
+            if what == "fine":
+                break
+            time.sleep(0.05)
+except BdfError as error:
+    print("error:", error, file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+
+
+def light(what, folder):
+    address = f"127.0.0.1:{free_port()}"
+    return Processes([["-c", LIGHT, what, address, str(i)] for i in range(2)], 2, folder)
+
+
+@pytest.mark.parametrize(("signal_name", "victim"), [("SIGKILL", 0), ("SIGKILL", 1), ("SIGSTOP", 0), ("SIGSTOP", 1)])
+def test_a_process_that_falls_out_ends_the_other_soon_and_with_a_message(signal_name, victim, tmp_path):
+    with light("go on", tmp_path) as started:
+        started.until(lambda: all("together" in started.said(i) for i in range(2)))
+        began = time.monotonic()
+        started.all[victim].send_signal(signal.Signals[signal_name])
+        other = started.all[1 - victim]
+        assert other.wait(LIMIT) == 1, started.said(1 - victim)
+        assert time.monotonic() - began < 30  # silence_seconds is 3
+        said = started.said(1 - victim)
+        assert "another process of this run died" in said
+        assert "start the same command again in all processes to continue from the last checkpoint" in said
+        assert "Traceback" not in said
+
+
+def test_a_training_whose_process_is_killed_stops_and_can_be_continued(alone, config, tmp_path):
+    changed = vary(config, {"training.checkpoint_every": 2})
+    workdir = tmp_path / "run"
+    with workers(changed, workdir, tmp_path, 2, 2, pause=0.5) as started:
+        started.until(lambda: (workdir / "checkpoints" / "2").is_dir())
+        started.all[1].kill()
+        assert started.all[0].wait(LIMIT) == 1
+        assert "another process of this run died" in started.said(0)
+    with contextlib.suppress(BdfError):  # the step that was being saved, or the one before
+        run(changed, workdir)
+    assert_close_variables(alone[0], workdir)
+    assert [m["step"] for m in metrics(workdir)] == list(range(1, STEPS + 1))
+
+
+def test_an_error_on_one_process_ends_all_with_its_message(config, tmp_path):
+    with workers(config, tmp_path / "run", tmp_path, 2, 2, corrupt=(None, 3)) as started:
+        assert started.codes() == [1, 1]
+        assert "error: process 1 of 2 stopped: the record of image cam1/0001/0001.jpg holds nothing" in started.said(0)
+        assert "error: the record of image cam1/0001/0001.jpg holds nothing" in started.said(1)
+        assert "Traceback" not in started.said(0) + started.said(1)
+
+
+def test_a_bug_on_one_process_shows_its_traceback_there_and_a_line_elsewhere(tmp_path):
+    with light("bug", tmp_path) as started:
+        assert started.codes() == [1, 1]
+        assert "error: process 1 of 2 stopped: ZeroDivisionError: division by zero" in started.said(0)
+        assert "Traceback" in started.said(1)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("agree", "the processes of this run differ in their data:\n  fingerprint: 'abc' in process 0, 'abd' in process 1"),
+        ("first", "another run is using this folder"),
+    ],
+)  # fmt: skip
+def test_what_concerns_all_is_said_by_all(what, message, tmp_path):
+    with light(what, tmp_path) as started:
+        assert started.codes() == [1, 1]
+        assert all(f"error: {message}" in started.said(i) for i in range(2))
+
+
+def test_processes_that_are_done_end_quietly(tmp_path):
+    with light("fine", tmp_path) as started:
+        assert started.codes() == [0, 0]
+        assert "error" not in started.said(0) + started.said(1)
+
+
+def test_a_coordinator_that_is_not_there_is_an_error_within_the_time_given(tmp_path):
+    flags = [f"--coordinator=127.0.0.1:{free_port()}", "--processes=2", "--process=1", "--start_timeout=2"]
+    run_it = [str(ROOT / "train.py"), f"--config={ROOT}/configs/demo.py", f"--workdir={tmp_path / 'run'}", *flags]
+    with Processes([run_it], 1, tmp_path) as started:
+        assert started.codes() == [1]
+        assert started.said(0).startswith("error: the processes of this run did not find each other within 2 s at 127.")
+        assert "stack trace" not in started.said(0)
+
+
+A = "10.0.0.1:1234"
+
+
+@pytest.mark.parametrize(
+    ("given", "environ", "found"),
+    [
+        ({}, {}, None),
+        ({"coordinator": A, "processes": 4, "process": 3}, {}, Launch(A, 4, 3)),
+        ({}, {"JAX_COORDINATOR_ADDRESS": A, "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "0"}, Launch(A, 4, 0)),
+        ({"process": 1}, {"JAX_COORDINATOR_ADDRESS": A, "JAX_NUM_PROCESSES": "4"}, Launch(A, 4, 1)),
+        ({"processes": 1, "process": 0}, {}, None),
+        # srun; the batch script itself; a step of one task
+        ({}, {"SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_STEP_NODELIST": "n1"}, Launch()),
+        ({}, {"SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, None),
+        ({}, {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_NODELIST": "n1"}, None),
+        ({"coordinator": A}, {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}, Launch(A, 2, 1)),
+        ({}, {"TPU_WORKER_HOSTNAMES": "a,b"}, Launch()),
+        ({}, {"TPU_WORKER_HOSTNAMES": "localhost"}, None),
+        ({"detect": "off"}, {"TPU_WORKER_HOSTNAMES": "a,b"}, None),
+        ({"detect": "on"}, {}, Launch()),
+    ],
+)
+def test_how_a_process_was_launched(given, environ, found):
+    assert find(**given, environ=environ) == found
+
+
+@pytest.mark.parametrize(
+    ("given", "environ", "message"),
+    [
+        ({"coordinator": A}, {}, "--processes=N and --process=I are missing"),
+        ({"processes": 2, "process": 0}, {}, "--coordinator=HOST:PORT is missing"),
+        ({"coordinator": A, "processes": 2, "process": 2}, {}, "--process=2: expected 0 to 1"),
+        ({"coordinator": A, "processes": 2, "process": -1}, {}, "--process=-1: expected 0 to 1"),
+        ({"coordinator": A, "processes": 0, "process": 0}, {}, "--processes=0: expected at least 1"),
+        ({"coordinator": "10.0.0.1", "processes": 2, "process": 0}, {}, "expected HOST:PORT"),
+        ({"coordinator": "no-such-host.invalid:1", "processes": 2, "process": 0}, {}, "the host is not known here"),
+        ({}, {"JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES=two in the environment: expected a whole number"),
+    ],
+)
+def test_values_that_do_not_make_a_run_are_refused(given, environ, message):
+    with pytest.raises(BdfError, match=re.escape(message)):
+        find(**given, environ=environ)
