@@ -10,4 +10,5 @@ from tqdm import tqdm
 
 def bar(**options: Any) -> tqdm:
     """A tqdm bar on the error stream; in a file or a pipe, where every refresh stays visible, it speaks up rarely."""
-    return tqdm(dynamic_ncols=True, mininterval=0.1 if sys.stderr.isatty() else 15.0, **options)
+    redrawn = sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel")  # a terminal, a notebook
+    return tqdm(dynamic_ncols=True, mininterval=0.1 if redrawn else 15.0, **options)

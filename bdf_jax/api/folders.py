@@ -65,6 +65,12 @@ def join(folder: str, name: str) -> str:
     return os.path.join(folder, *name.split("/"))
 
 
+def from_here(path: str) -> str:
+    """A path as it is shown: relative where it lies below the current folder."""
+    relative = os.path.relpath(path) if path else ""
+    return printable(path if relative.startswith("..") else relative)
+
+
 def printable(name: str) -> str:
     """A name on one line, in characters that can be written: others as Python escapes them."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bdf_jax.api import gallery_file, show
-from bdf_jax.api.folders import join, printable
+from bdf_jax.api.folders import from_here, join, printable
 from bdf_jax.api.model import MODALITIES, Modality, Model, OnError, load, modality_number, skipped_lines, warn_skipped
 from bdf_jax.api.pictures import Images, pillow_silent, read_pixels
 from bdf_jax.errors import BdfError
@@ -221,7 +221,7 @@ class Gallery:
             "ids": f"{len(set(self.ids.tolist())):,}",
             "features": f"{self.features_ND.shape[1]} numbers each"
             + (", mapped from a file" if isinstance(self.features_ND, np.memmap) else ""),
-            "folder": printable(self.folder) or "none",
+            "folder": from_here(self.folder) or "none",
         }
         if self.skipped:
             facts["skipped"] = f"{len(self.skipped)}: {some(self.skipped)}"

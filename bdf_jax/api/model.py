@@ -19,7 +19,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from bdf_jax.api import show
-from bdf_jax.api.folders import join, printable
+from bdf_jax.api.folders import from_here, join
 from bdf_jax.api.pictures import Images, gather, pillow_silent
 from bdf_jax.augment import denormalise, normalise
 from bdf_jax.checkpoints import Metadata, load_variables
@@ -294,7 +294,7 @@ class Model:
         count = sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
         height, width = self.image_size
         return {
-            "source": printable(self.source),
+            "source": from_here(self.source),
             "step": f"{self.step:,}",
             "network": f"{self.config.model.arch}, {count:,} parameters, {self.num_classes} identities",
             "images": f"{height} x {width} pixels",

@@ -97,7 +97,7 @@ def gather(images: Any, *, skip: bool = False) -> Images:
 
     Args:
       images: a folder (all its images, see `list_images`), a path, an array (H, W), (H, W, 1), (H, W, 3), (H, W, 4) or
-        with N in front of three axes, a Pillow image, the bytes of a file, or a list of any of these.
+        with N in front of three axes, a Pillow image, the bytes of a file, or a list or iterator of any of these.
       skip: note folders that cannot be looked into instead of raising.
 
     Raises:
@@ -173,7 +173,7 @@ def _add(gathered: Images, images: Any, skip: bool, *, top: bool = False) -> boo
     if isinstance(images, (bytes, Image.Image)):
         gathered.add(f"image {len(gathered)}", images)
         return True
-    if isinstance(images, (list, tuple)):
+    if isinstance(images, (list, tuple, Iterator)):
         for each in images:
             _add(gathered, each, skip)
         return False
@@ -182,7 +182,10 @@ def _add(gathered: Images, images: Any, skip: bool, *, top: bool = False) -> boo
             "expected a folder, a path, an array, a Pillow image or a list of them, found "
             f"{type(images).__name__} for image {len(gathered)}"
         )
-    array = np.asarray(images)
+    try:
+        array = np.asarray(images)
+    except Exception as error:  # a tensor of another framework that must be detached or moved first, say
+        raise BdfError(f"image {len(gathered)}: {type(images).__name__} is no NumPy array: {error}") from error
     if array.dtype.kind in "UO":  # an array of paths, or of images of several sizes
         return _add(gathered, array.tolist(), skip)
     if array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4)):

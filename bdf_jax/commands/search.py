@@ -44,6 +44,8 @@ def run(arguments: argparse.Namespace) -> None:
         if path:
             check_output(path, "--" + flag.replace("_", "-"))
     modality_number(arguments.modality)
+    if arguments.k is not None and arguments.k < 1:
+        raise BdfError(f"--k: expected at least 1, found {arguments.k}")
     saved = os.path.isfile(arguments.gallery)
     if saved and arguments.ids:
         raise BdfError("--ids: a saved gallery has its ids; give the folder of its images to change them")

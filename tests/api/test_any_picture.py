@@ -253,6 +253,7 @@ def test_what_is_no_file_is_refused_without_waiting_for_it(tmp_path):
         (np.zeros((4, H, W, 1), np.uint16), 4, False),
         ([COLOUR, GREY16, Image.fromarray(GREY), written(COLOUR)], 4, False),
         ((COLOUR,), 1, False),
+        (iter([COLOUR, GREY]), 2, False),
         (jnp.zeros((2, H, W, 3)), 2, False),
         (Image.fromarray(COLOUR), 1, True),
         ([np.zeros((2, H, W, 3), np.uint8), COLOUR], 3, False),

@@ -89,7 +89,7 @@ def test_a_folder_of_queries_and_the_default_k(run, people, tmp_path, capsys):
         ("embed", {"out": "/proc/none/f.npz"}, "--out=/proc/none/f.npz: cannot be written"),
         ("embed", {"model": "nowhere"}, "nowhere: no such folder"),
         ("embed", {"step": "3"}, "no checkpoint of step 3"),
-        ("search", {"k": "0"}, "k: expected a number from 1 to the gallery's 10 images, found 0"),
+        ("search", {"k": "0"}, "--k: expected at least 1, found 0"),
         ("search", {"k": "11"}, "k: expected a number from 1 to the gallery's 10 images, found 11"),
         ("search", {"gallery_modality": "x"}, "modality: expected 'visible' or 'infrared', found 'x'"),
         ("search", {"query": "nowhere"}, "nowhere: cannot be read: No such file"),
