@@ -40,7 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
         _print(report, source, galleries)
     if not report.usable:
         raise BdfError(
-            f"{report.root}: not ready for training ({len(report.missing)} things missing, {len(report.corrupt)} corrupt)"
+            f"{report.root}: not ready for training: {len(report.missing)} things missing, "
+            f"{len(report.corrupt)} corrupt"
         )
 
 
