@@ -15,6 +15,7 @@ INTERRUPTED = 130
 # Command -> module in bdf_jax/commands and a line of help. Only the module that is asked for is imported.
 COMMANDS: dict[str, tuple[str, str]] = {
     "check-data": ("check_data", "is a data set's tree whole? counts, and what is missing or corrupt"),
+    "export": ("export", "a trained embedder as StableHLO or safetensors, for programs without this project"),
     "plot": ("plot", "curves of runs side by side, as PNG"),
     "embed": ("embed", "feature vectors of any images, in a file"),
     "search": ("search", "which images of a gallery show the person of a query?"),

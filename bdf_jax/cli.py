@@ -11,6 +11,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from bdf_jax import config as configs
+from bdf_jax.compilation_cache import use_compilation_cache
 from bdf_jax.errors import BdfError
 
 WRONG_FLAG, INTERRUPTED = 2, 130
@@ -27,6 +28,7 @@ def main(function: Callable[[Sequence[str]], int | None]) -> None:
         try:
             if len(argv) > 1:
                 raise BdfError(f"expected flags only (--name=value), found {' '.join(argv[1:])!r}")
+            use_compilation_cache()
             return function(argv)
         except BdfError as error:
             print(f"error: {error}", file=sys.stderr)
