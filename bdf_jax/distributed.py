@@ -1,8 +1,8 @@
-"""What the processes of one run say to each other beside the arrays: who is first, who waits, who agrees, who fell out.
+"""What the processes of one run say to each other beside the arrays: who is first, who waits, who agrees, who stops.
 
-All of it goes through JAX's coordination service, which process 0 hosts, and not through the devices: a process may wait
-there for minutes while another one writes or ranks. In a run of one process every function here returns at once.
-`bdf_jax.launch` starts the processes' connection; after a `jax.distributed.initialize` of one's own it works as well.
+Short messages go through JAX's coordination service, which process 0 hosts, and not through the devices: a process may
+wait there for minutes while another one writes or ranks. In a run of one process every function here returns at once.
+`bdf_jax.launch` connects the processes; after a `jax.distributed.initialize` of one's own these functions work as well.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ def agree(what: str, values: Mapping[str, Any]) -> None:
         if differences:
             listed = "\n".join(differences[:10]) + ("\n  ..." if len(differences) > 10 else "")
             raise BdfError(
-                f"the processes of this run differ in {what}:\n{listed}\nstart all of them with the same command on the "
-                "same data"
+                f"the processes of this run differ in {what}:\n{listed}\n"
+                "start all of them with the same command on the same data"
             )
 
     on_first(compare)
@@ -177,7 +177,7 @@ class Termination:
     """
 
     def __init__(self) -> None:
-        self._asked, self._over = threading.Event(), threading.Event()
+        self._asked, self._wake, self._over = threading.Event(), threading.Event(), False
         self._lock = threading.Lock()
         self._step, self._last = 0, float("inf")
         self._key = f"{PREFIX}/{next(_calls)}/terminated"
@@ -195,18 +195,29 @@ class Termination:
         barrier("steps done")  # until here the others may need this process's answer
         return on_first(lambda: self._asked.is_set() or self._last < float("inf"))
 
-    def _listen(self) -> None:
-        told = False
-        while not self._over.is_set():
-            if self._asked.wait(ASK_SECONDS) and not told:
-                client().key_value_set(self._key, "", allow_overwrite=True)
-            with contextlib.suppress(jax.errors.JaxRuntimeError):  # nobody was asked
+    def ask(self, *_: object) -> None:
+        """Asks all processes to stop; a signal handler."""
+        self._asked.set()
+        self._wake.set()
+
+    def listen(self) -> None:
+        """Settles the last step once a process was asked to stop; runs in the background."""
+        while not self._over:
+            self._wake.wait(ASK_SECONDS)
+            try:
+                if self._asked.is_set():
+                    client().key_value_set(self._key, "", allow_overwrite=True)
                 client().key_value_try_get(self._key)
-                told = True
-            if told:
-                break
-        if told:
-            self._settle()
+                self._settle()
+                return
+            except jax.errors.JaxRuntimeError as error:
+                if "NOT_FOUND" not in str(error):  # there is no key, as nobody was asked
+                    return  # the service is gone, and with it the run
+
+    def close(self) -> None:
+        """Ends `listen`."""
+        self._over = True
+        self._wake.set()
 
     def _settle(self) -> None:
         state = distributed.global_state
@@ -220,16 +231,19 @@ class Termination:
 def termination() -> Iterator[Termination]:
     """SIGTERM, the usual notice of preemption, is noted instead of ending the process."""
     watched = Termination()
+    listener = threading.Thread(target=watched.listen, name="termination", daemon=True)
     if client() is not None:
-        threading.Thread(target=watched._listen, name="termination", daemon=True).start()
+        listener.start()
     main = threading.current_thread() is threading.main_thread()  # only this one may handle signals
-    before = signal.signal(signal.SIGTERM, lambda *_: watched._asked.set()) if main else None
+    before = signal.signal(signal.SIGTERM, watched.ask) if main else None
     try:
         yield watched
     finally:
-        watched._over.set()
         if main:
             signal.signal(signal.SIGTERM, before)
+        watched.close()
+        if client() is not None:
+            listener.join(2 * ASK_SECONDS)
 
 
 @contextlib.contextmanager

@@ -190,7 +190,8 @@ def session(
         return
     import jax
 
-    abort = _Abort(f"the processes of this run did not find each other within {start_seconds} s{_at(launch)}: {{cause}}")
+    where = _at(launch)
+    abort = _Abort(f"the processes of this run did not find each other within {start_seconds} s{where}: {{cause}}")
     try:
         _connect(launch, abort, silence_seconds, start_seconds)
         jax.devices()  # the processes exchange what devices they have
@@ -247,12 +248,18 @@ class _Peers:
         self._over, self._speaking = threading.Event(), threading.Lock()
         self._heard = time.monotonic()
         self._counts: dict[int, tuple[str, float]] = {}
-        for target in (self._listen, self._watch_coordinator):
-            threading.Thread(target=target, name=target.__name__, daemon=True).start()
+        targets = (self._listen, self._watch_coordinator)
+        self._threads = [threading.Thread(target=target, name=target.__name__, daemon=True) for target in targets]
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
-        """Ends watching: from here on processes may go."""
+        """Ends watching: from here on processes may go. All of them have to come here."""
         self._over.set()
+        if self._process == 0:
+            self._publish("")  # wakes those who listen
+        for thread in self._threads:  # one that is left in a native call when Python ends would abort
+            thread.join()
 
     def fail(self, error: BaseException) -> None:
         """Ends this process because of an error in it, and the others too. Does not return."""
@@ -300,8 +307,10 @@ class _Peers:
                 if self._over.is_set():
                     return
                 if "DEADLINE_EXCEEDED" not in str(error):
-                    self._stop(distributed.died("another process of this run died: process 0 cannot be reached any more"))
+                    self._stop(distributed.died("another process of this run died: process 0 cannot be reached"))
             else:
+                if not message:
+                    return
                 _within(2, lambda: self._client.key_value_set(f"bdf_jax/left/{self._process}", ""))
                 self._stop(message, code)
             with contextlib.suppress(Exception):  # the next round finds out what it is
@@ -310,9 +319,15 @@ class _Peers:
                 if self._process == 0:
                     self._look_at_others()
 
-    def _look_at_others(self) -> None:
+    def _silent(self, processes: str) -> str:
         from bdf_jax import distributed
 
+        return distributed.died(
+            f"another process of this run died or hangs: nothing was heard of process {processes} for "
+            f"{self._silence:g} s"
+        )
+
+    def _look_at_others(self) -> None:
         now, found = time.monotonic(), dict(self._client.key_value_dir_get("bdf_jax/alive"))
         counts = {int(key.rsplit("/", 1)[-1]): count for key, count in found.items()}
         for process in range(1, self._processes):
@@ -320,25 +335,15 @@ class _Peers:
             self._counts[process] = (count, since) if counts.get(process, "") == count else (counts[process], now)
         silent = [process for process, (_, since) in self._counts.items() if now - since > self._silence]
         if silent and not self._over.is_set():
-            names = ", ".join(map(str, silent))
-            message = distributed.died(
-                f"another process of this run died or hangs: nothing was heard of process {names} for {self._silence:g} s"
-            )
+            message = self._silent(", ".join(map(str, silent)))
             self._publish(message)
             self._stop(message)
 
     def _watch_coordinator(self) -> None:
-        from bdf_jax import distributed
-
         while not self._over.wait(min(1.0, self._beat)):
             # Calls to a process that is stopped, not dead, do not return.
             if time.monotonic() - self._heard > self._silence + self._beat:
-                self._stop(
-                    distributed.died(
-                        "another process of this run died or hangs: nothing was heard of process 0 for "
-                        f"{self._silence:g} s"
-                    )
-                )
+                self._stop(self._silent("0"))
 
     def _stop(self, message: str, code: int = 1) -> None:
         """From a thread: the main one may wait for a collective that never ends."""

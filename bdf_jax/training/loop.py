@@ -28,7 +28,6 @@ from bdf_jax.training.state import TrainState, initial_state
 from bdf_jax.training.watch import Watch
 from bdf_jax.training.workdir import MetricsFile, claimed
 
-
 # Where things lie, and how fast they are read, may differ from host to host.
 OF_A_HOST = ("data.root", "data.dir", "data.workers", "data.prefetch", "data.decoded_cache")
 VISIBLE_SECONDS = 60  # for which a file that process 0 wrote may take to appear on another host

@@ -1,8 +1,8 @@
 """One process of a run in several, for test_processes.py: python processes_worker.py JSON.
 
 The JSON object has `launch` (arguments of `launch.find`), `config`, `workdir`, `out`, and optionally `terminate_at`
-(this process gets SIGTERM after that step), `pause` (seconds after every step) and `corrupt` (an error in this process at
-that step).
+(this process gets SIGTERM after that step), `pause` (seconds after every step), `corrupt` (an error in this process at
+that step) and `silence` (of `launch.session`).
 """
 
 import json
