@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -315,8 +316,18 @@ def newest_metadata(workdir: Path) -> tuple[int, Metadata] | None:
 def _find(path: str | Path, step: int | None) -> tuple[Path, int]:
     """The folder of the checkpoints and the step that is meant."""
     given = Path(path).expanduser().absolute()
-    if not given.is_dir():
-        raise BdfError(f"{given}: no such folder; expected the --workdir of a training run or one of its checkpoints")
+    try:
+        return _look_for(given, step)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BdfError(
+            f"{given}: no such folder; expected the --workdir of a training run or one of its checkpoints"
+        ) from error
+    except OSError as error:
+        raise BdfError(f"{given}: cannot be read: {error}") from error
+
+
+def _look_for(given: Path, step: int | None) -> tuple[Path, int]:
+    os.listdir(given)  # raises where there is no folder, or none that we may look into
     if (given / "checkpoints").is_dir():  # before the name is looked at: a run may be called 1 too
         root = given / "checkpoints"
     elif given.name.isdecimal() and step is None:

@@ -28,7 +28,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,6 @@ sys.path.insert(0, str(ROOT))  # from a checkout that is not installed
 from bdf_jax import cli
 from bdf_jax.errors import BdfError
 from bdf_jax.progress import bar
-
-KILLS = flags.DEFINE_integer("kills", 20, "How many.")
-SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
-OUT = flags.DEFINE_string("out", "", "Folder for data, runs and logs; must not hold any yet.")
-STEPS = flags.DEFINE_integer("steps", 30, "Steps of a run.")
-WORKERS = flags.DEFINE_integer("workers", 1, "Decoding processes of a run; 0: threads.")
-CACHE = flags.DEFINE_string("cache", "", "Compilation cache to use; default: one in OUT for each of the two.")
-JSON = flags.DEFINE_string("json", "", "Write the result to this file.")
 
 AIMS = ("saving", "anywhere", "training")
 LIFE_SECONDS = 900  # after which a process counts as hanging
@@ -64,14 +56,14 @@ def main(_: Sequence[str]) -> int:
     out = Path(cli.required(OUT)).absolute()
     if (out / "whole").exists():
         raise BdfError(f"--out={OUT.value}: holds runs already; name another folder")
-    whole = _Run(out, "whole", STEPS.value, WORKERS.value, CACHE.value)
+    whole = _run(out, "whole")
     seconds = whole.live(lambda: False)
     rng, rows, ended = random.Random(SEED.value), [], []
     run = None
     with bar(total=KILLS.value, unit="kill") as progress:
         while len(rows) < KILLS.value or run:
-            run = run or _Run(out, f"killed-{len(ended) + 1}", STEPS.value, WORKERS.value, CACHE.value)
-            if len(rows) < KILLS.value and (row := _kill(run, AIMS[len(rows) % len(AIMS)], rng, seconds)):
+            run = run or _run(out, f"killed-{len(ended) + 1}")
+            if len(rows) < KILLS.value and (row := kill(run, AIMS[len(rows) % len(AIMS)], rng, seconds)):
                 rows.append(row)
                 progress.update(1)
                 continue
@@ -87,24 +79,26 @@ def main(_: Sequence[str]) -> int:
     return int(different or any(row["left_behind"] for row in rows))
 
 
-class _Run:
+def _run(out: Path, name: str) -> Run:
+    """A run of the flags' settings. Those that are killed share a cache, which a kill must not spoil either."""
+    out.mkdir(parents=True, exist_ok=True)
+    changes = CHANGES | {"data.dir": out / "data", "data.workers": WORKERS.value, "training.steps": STEPS.value}
+    command = [
+        sys.executable, str(ROOT / "train.py"), f"--config={ROOT / 'configs' / 'demo.py'}", f"--workdir={out / name}",
+        *(f"--config.{field}={value}" for field, value in changes.items()),
+    ]  # fmt: skip
+    cache = CACHE.value or str(out / ("cache" if name == "whole" else "cache-killed"))
+    environment = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    return Run(out / name, STEPS.value, command, os.environ | environment)
+
+
+class Run:
     """A work folder and the command that is started in it until it ends."""
 
-    def __init__(self, out: Path, name: str, steps: int, workers: int, cache: str):
-        self.folder, self.steps = out / name, steps
-        self.log = out / f"{name}.log"
-        out.mkdir(parents=True, exist_ok=True)
-        changes = CHANGES | {"data.dir": out / "data", "data.workers": workers, "training.steps": steps}
-        self._command = [
-            sys.executable, str(ROOT / "train.py"), f"--config={ROOT / 'configs' / 'demo.py'}",
-            f"--workdir={self.folder}", *(f"--config.{field}={value}" for field, value in changes.items()),
-        ]  # fmt: skip
-        # The runs that are killed share a cache, which a kill must not spoil either.
-        cache = cache or str(out / ("cache" if name == "whole" else "cache-killed"))
-        self._environment = os.environ | {
-            "JAX_COMPILATION_CACHE_DIR": cache,
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
+    def __init__(self, folder: Path, steps: int, command: list[str], environment: Mapping[str, str] = os.environ):
+        self.folder, self.steps = folder, steps
+        self.log = folder.with_suffix(".log")
+        self._command, self._environment = command, environment
 
     def live(self, now: Callable[[], bool], whole_group: bool = True) -> float | None:
         """Starts the command and kills it when `now` says so.
@@ -176,7 +170,7 @@ class _Run:
         return True
 
 
-def _kill(run: _Run, aim: str, rng: random.Random, seconds: float) -> dict[str, Any] | None:
+def kill(run: Run, aim: str, rng: random.Random, seconds: float) -> dict[str, Any] | None:
     """One life of a run with its kill as a row of the table; None where it came to its end before."""
     start, before, stale = run.saved(), run.metrics()[0], run.saving()
     delay, step = rng.random(), rng.randint(start + 1, max(start + 1, run.steps - 1))
@@ -208,7 +202,7 @@ def _kill(run: _Run, aim: str, rng: random.Random, seconds: float) -> dict[str, 
     }
 
 
-def _where(run: _Run, start: int, before: int, stale: int | None) -> str:
+def _where(run: Run, start: int, before: int, stale: int | None) -> str:
     inode, last = run.metrics()
     saving = run.saving()
     if saving not in (None, stale):
@@ -220,7 +214,7 @@ def _where(run: _Run, start: int, before: int, stale: int | None) -> str:
     return "evaluation" if run.saved() == run.steps else f"step {last + 1}"
 
 
-def _compare(whole: _Run, ended: list[_Run]) -> list[dict[str, Any]]:
+def _compare(whole: Run, ended: list[Run]) -> list[dict[str, Any]]:
     """Each run that was killed against the one that was not."""
     expected, lines = _arrays(whole), _lines(whole)
     steps = [line["step"] for line in lines]
@@ -242,7 +236,7 @@ def _compare(whole: _Run, ended: list[_Run]) -> list[dict[str, Any]]:
     return rows
 
 
-def _arrays(run: _Run) -> dict[str, tuple]:
+def _arrays(run: Run) -> dict[str, tuple]:
     """Every array of the last checkpoint: its type, its shape and its bytes."""
     import jax
     import numpy as np
@@ -256,7 +250,7 @@ def _arrays(run: _Run) -> dict[str, tuple]:
     return {name: (str(array.dtype), array.shape, array.tobytes()) for name, array in leaves}
 
 
-def _lines(run: _Run) -> list[dict[str, Any]]:
+def _lines(run: Run) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -286,5 +280,12 @@ def _tail(log: Path) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-15:])
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # the flags too: tests import this module, and flags are global
+    KILLS = flags.DEFINE_integer("kills", 20, "How many.")
+    SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
+    OUT = flags.DEFINE_string("out", "", "Folder for data, runs and logs; must not hold any yet.")
+    STEPS = flags.DEFINE_integer("steps", 30, "Steps of a run.")
+    WORKERS = flags.DEFINE_integer("workers", 1, "Decoding processes of a run; 0: threads.")
+    CACHE = flags.DEFINE_string("cache", "", "Compilation cache to use; default: one in OUT for each of the two.")
+    JSON = flags.DEFINE_string("json", "", "Write the result to this file.")
     cli.main(main)

@@ -1,12 +1,21 @@
-"""SIGTERM, the usual notice of preemption, while nothing is trained that would have to be saved."""
+"""Signals that end a program while nothing is trained; what would have to be saved first is the loop's affair."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 from bdf_jax.errors import BdfError
+
+MESSAGE = (
+    "error: SIGTERM while nothing was being trained: the checkpoints are as they were; the same command continues\n"
+)
+AGAIN_SECONDS = 0.1  # after which a Ctrl-C that was swallowed comes again
 
 
 class Preempted(BdfError):
@@ -15,30 +24,31 @@ class Preempted(BdfError):
     exit_code = 75  # EX_TEMPFAIL: try again
 
 
-class _Terminated(BaseException):
-    """Not an `Exception`, like KeyboardInterrupt: no library may take it for a failure of its own."""
-
-
 @contextlib.contextmanager
 def preemptible() -> Iterator[None]:
-    """A block that SIGTERM leaves at once; where it trains, the loop takes the signal over and saves first.
+    """A block of a program, in its main thread, that signals end with the exit code they stand for.
 
-    For programs: it must be entered in the main thread.
-
-    Raises:
-      Preempted: SIGTERM came.
+    SIGTERM ends the process at once with that of `Preempted`. There is nothing to save here, and an exception raised in
+    the middle of a library may be swallowed: those in callbacks of JAX's are. Ctrl-C, which is such an exception,
+    therefore comes again where it was swallowed.
     """
+    before, hook = signal.signal(signal.SIGTERM, _exit), sys.unraisablehook
 
-    def terminate(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # leaving is under way; a second notice must not disturb it
-        raise _Terminated
+    def deliver_again(unraisable: Any) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGINT)).start()
+        else:
+            hook(unraisable)
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    sys.unraisablehook = deliver_again
     try:
         yield
-    except _Terminated:
-        raise Preempted(
-            "SIGTERM while nothing was being trained: the checkpoints are as they were; the same command continues"
-        ) from None
     finally:
+        sys.unraisablehook = hook
         signal.signal(signal.SIGTERM, before)
+
+
+def _exit(*_: object) -> None:
+    # Not through sys.stderr, which the signal may have come in the middle of.
+    os.write(2, MESSAGE.encode())
+    os._exit(Preempted.exit_code)

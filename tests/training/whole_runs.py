@@ -1,0 +1,53 @@
+"""What tests of whole runs share: the command of a run, its metrics, and what makes two runs the same."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from bdf_jax.checkpoints import load_state
+from bdf_jax.config import to_dict
+
+ROOT = Path(__file__).parents[2]
+
+
+def command_line(config, workdir):
+    """`python train.py` with every field of `config`."""
+
+    def overrides(values, prefix=""):
+        for name, value in values.items():
+            if isinstance(value, dict):
+                yield from overrides(value, f"{prefix}{name}.")
+            elif name != "dir":
+                yield f"--config.{prefix}{name}={value}"
+
+    return [
+        sys.executable, str(ROOT / "train.py"), f"--config={ROOT}/configs/demo.py", f"--workdir={workdir}",
+        f"--config.data.dir={config.data.dir}", *overrides(to_dict(config)),
+    ]  # fmt: skip
+
+
+def wait_until(condition, process):
+    """Looks a hundred times a second; fails where the process ends before."""
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert process.poll() is None, "the process ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def lines(workdir):
+    """The objects of metrics.jsonl."""
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_run(one, other):
+    """The same last checkpoint, optimiser state included, bit for bit, and the same metrics, every step once."""
+    (_, expected, step), (_, found, other_step) = load_state(one), load_state(other)
+    assert step == other_step
+    jax.tree.map(np.testing.assert_array_equal, expected, found)
+    assert lines(one) == lines(other)
+    assert [line["step"] for line in lines(other)] == list(range(1, step + 1))
