@@ -6,12 +6,15 @@
 Needs PyTorch, which nothing else here does: pip install torch --index-url https://download.pytorch.org/whl/cpu
 
 The step is that of the four-modality method: derivatives, ResNet, DID + MML + MDL, Adam with L2 weight decay, float32,
-without random augmentation. PyTorch runs in its default layout, as the field's code is shipped, and in channels-last with
-its fused Adam, its best. The losses of the first five steps, and afterwards the features of the embedding, must agree to
-1e-3; exit code 1 otherwise. Of every round, each of the three runs once; the table shows medians over rounds, and ratios
-as the median of the rounds' ratios, so that a load that comes and goes does little to them. `cpu s` is the processor
-time of all threads: on a machine shared with others it says more than the clock. `of matmul rate`: convolutions and
-matrix products of the step divided by the time, as a share of what a 2048 x 2048 product reaches in the same rounds.
+without random augmentation. PyTorch runs in its default layout, as the field's code is shipped, and in channels-last
+with its fused Adam, its best. The losses of the first five steps, and afterwards the features of the embedding, must
+agree to 1e-3; exit code 1 otherwise. Each of the three runs once in every round; the table shows medians over rounds,
+and ratios as the median of the rounds' ratios, so that a load that comes and goes does little to them. `cpu s` is the
+processor time of all threads. `of matmul rate`: convolutions and matrix products of the step divided by the time, as a
+share of what a 2048 x 2048 product reaches in the same rounds.
+
+On a machine that others use too, compare with --threads=1: two or more PyTorch threads wait for one another, and a
+thread that has to wait for a core makes all of them wait, which is not PyTorch's fault.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from bdf_jax.errors import BdfError
 
 MODE = flags.DEFINE_enum("mode", "both", ["train", "embed", "both"], "What is measured.")
 ARCH = flags.DEFINE_enum("arch", "resnet50", ["tiny", "resnet18", "resnet34", "resnet50"], "Backbone.")
-PAIRS = flags.DEFINE_integer("pairs", 8, "Pairs in a batch, two of each person: 4 x pairs images pass the network.", 4)
+PAIRS = flags.DEFINE_integer("pairs", 8, "Pairs in a batch, two of each person; 4 x pairs images pass the network.", 4)
 SIZE = flags.DEFINE_list("size", ["288", "144"], "Height and width of an image, pixels.")
 REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds after the warm-up.", 1)
 THREADS = flags.DEFINE_integer("threads", 0, "Processor cores for everybody; 0: all.", 0)
