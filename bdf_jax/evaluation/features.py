@@ -56,7 +56,8 @@ def make_embed(network: Network, settings: EvaluationConfig) -> Embed:
             features_NMD = (features_NMD + features(images[:, :, ::-1])) / 2
         unit_NMD = features_NMD / jnp.maximum(jnp.linalg.norm(features_NMD, axis=-1, keepdims=True), 1e-12)
         if settings.use == "concat":
-            return unit_NMD.reshape(len(unit_NMD), -1) / np.sqrt(unit_NMD.shape[1])
+            N, M, D = unit_NMD.shape  # N has no value yet where a program for any batch size is exported
+            return unit_NMD.reshape(N, M * D) / np.sqrt(M)
         if settings.use == "sum4":
             return unit_NMD.sum(axis=1)
         return unit_NMD[:, -1]  # the derivative comes after its base

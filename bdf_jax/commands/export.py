@@ -1,0 +1,44 @@
+"""python -m bdf_jax export --model=runs/demo --out=exported [--use=base] [--modality=...] [--format=stablehlo]."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
+    parser.add_argument("--model", required=True, metavar="WORKDIR", help="of a training run, or one checkpoint")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to make")
+    parser.add_argument("--step", type=int, metavar="N", help="which checkpoint (default: the best, or the last)")
+    parser.add_argument(
+        "--format", default="stablehlo", metavar="NAME,...", help="stablehlo, safetensors or both (default: stablehlo)"
+    )
+    parser.add_argument("--modality", default="", metavar="NAME", help="visible or infrared (default: both)")
+    parser.add_argument("--use", choices=("base", "derivative", "concat", "sum4"), help="default: as trained")
+    parser.add_argument("--feature", choices=("post_bn", "pre_bn"), help="default: as trained")
+    parser.add_argument(
+        "--flip-tta", action=argparse.BooleanOptionalAction, default=None, help="mean with the mirror image"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Exports and says what was written."""
+    from bdf_jax.export import MODALITIES, export_embedder  # after the flags are checked: this imports JAX
+
+    manifest = export_embedder(
+        arguments.model,
+        arguments.out,
+        step=arguments.step,
+        formats=[name for name in arguments.format.split(",") if name],
+        modalities=[name for name in arguments.modality.split(",") if name] or MODALITIES,
+        use=arguments.use,
+        feature=arguments.feature,
+        flip_tta=arguments.flip_tta,
+    )
+    files = sorted(path for path in Path(arguments.out).expanduser().iterdir() if not path.name.startswith("."))
+    for file in files:
+        print(f"{file} ({file.stat().st_size / 2**20:.1f} MiB)")
+    if manifest["artifacts"]:
+        size = manifest["input"]["shape"][1:]
+        print(f"(N, {size[0]}, {size[1]}, 3) uint8 RGB in, (N, {manifest['output']['dimension']}) float32 out")

@@ -1,0 +1,168 @@
+"""`python -m bdf_jax export`: what is written computes what the network does, in a process without this project."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from bdf_jax.__main__ import main
+from bdf_jax.checkpoints import Checkpoints, Metadata, load_variables
+from bdf_jax.config import Config, DataConfig, ModelConfig, vary
+from bdf_jax.evaluation.features import make_embed
+from bdf_jax.models import Network
+from bdf_jax.training.state import TrainState
+
+SIZE = (32, 16)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """Work folders of networks with parameters and statistics that are none of the initial ones."""
+
+    def make(name, **changes):
+        workdir = tmp_path_factory.mktemp("trained") / name
+        data = DataConfig(image_size=SIZE, root="/somebody/s/folder")
+        config = vary(Config(data=data, model=ModelConfig(arch="tiny")), changes)
+        images = np.zeros((1, 2, *SIZE, 3), np.float32)
+        shapes = jax.eval_shape(lambda: Network(config.model, 5).init(jax.random.key(0), images, train=True))
+        rng = np.random.default_rng(0)
+        filled = jax.tree.map(lambda leaf: jnp.asarray(0.05 + 0.1 * rng.random(leaf.shape), jnp.float32), shapes)
+        # Kernels of mixed sign, so that features of different images differ.
+        params = jax.tree.map(lambda leaf: leaf - 0.1 * (leaf.ndim > 1), filled["params"])
+        state = TrainState(jnp.int32(7), params, filled["batch_stats"], ())
+        checkpoints = Checkpoints(workdir)
+        checkpoints.save(7, state, Metadata(config, "f" * 64, 5))
+        checkpoints.close()
+        return workdir
+
+    return {"shared": make("shared"), "apart": make("apart", **{"model.split_at": 1, "model.bn": "per_modality"})}
+
+
+def export(capsys, workdir, out, *flags):
+    code = main(["export", f"--model={workdir}", f"--out={out}", *flags])
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.err
+    return code, printed.out, printed.err
+
+
+def in_a_fresh_process(script, *arguments):
+    """Isolated: neither this checkout nor anything of it can be imported."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    done = subprocess.run(
+        [sys.executable, "-I", str(script), *map(str, arguments)],
+        capture_output=True, text=True, check=False, timeout=120, cwd=script.parent, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def expected(workdir, images, modality, **settings):
+    metadata, variables, _ = load_variables(workdir)
+    config = vary(metadata.config, {f"evaluation.{name}": value for name, value in settings.items()})
+    embed = make_embed(Network(config.model, metadata.num_classes), config.evaluation)
+    return np.asarray(embed(variables, images, modality))
+
+
+@pytest.mark.parametrize(
+    ("name", "use", "files"),
+    [
+        ("shared", "base", {"embed.stablehlo"}),
+        ("apart", "concat", {"embed_visible.stablehlo", "embed_infrared.stablehlo"}),
+    ],
+)
+def test_the_program_loaded_in_a_fresh_process_equals_the_network(trained, tmp_path, capsys, name, use, files):
+    out = tmp_path / "out"
+    code, printed, err = export(capsys, trained[name], out, f"--use={use}")
+    assert code == 0, err
+    assert {path.name for path in out.glob("*.stablehlo")} == files
+    images = np.random.default_rng(0).integers(0, 256, (5, *SIZE, 3), np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    manifest = json.loads((out / "manifest.json").read_text())
+    for number, modality in enumerate(("visible", "infrared")[: len(files)]):
+        in_a_fresh_process(out / "embed_example.py", tmp_path / "images.npy", tmp_path / "f.npy", modality)
+        found = np.load(tmp_path / "f.npy")
+        np.testing.assert_allclose(found, expected(trained[name], images, number, use=use), atol=1e-5, rtol=0)
+        assert found.shape == (5, manifest["output"]["dimension"])
+        assert f"(N, {found.shape[1]}) float32" in printed
+        about = manifest["artifacts"][modality]
+        assert hashlib.sha256((out / about["file"]).read_bytes()).hexdigest() == about["sha256"]
+
+
+def test_any_batch_size_and_no_project(trained, tmp_path, capsys):
+    out = tmp_path / "out"
+    export(capsys, trained["shared"], out, "--modality=infrared")
+    program = jax.export.deserialize(bytearray((out / "embed.stablehlo").read_bytes()))
+    assert set(program.platforms) == {"cpu", "cuda", "tpu"}
+    images = np.random.default_rng(1).integers(0, 256, (4, *SIZE, 3), np.uint8)
+    whole = np.asarray(program.call(images))
+    np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-5)
+    for n in (1, 3):
+        np.testing.assert_allclose(np.asarray(program.call(images[:n])), whole[:n], atol=1e-5)
+    assert set(json.loads((out / "manifest.json").read_text())["artifacts"]) == {"infrared"}
+
+
+def test_the_manifest_says_what_goes_in_and_what_comes_out_and_nothing_of_this_machine(trained, tmp_path, capsys):
+    out = tmp_path / "out"
+    export(capsys, trained["shared"], out, "--use=sum4", "--flip-tta")
+    text = (out / "manifest.json").read_text()
+    manifest = json.loads(text)
+    assert manifest["input"]["shape"] == ["batch", *SIZE, 3]
+    assert manifest["input"]["dtype"] == "uint8"
+    assert manifest["input"]["normalisation"]["mean"] == [0.485, 0.456, 0.406]
+    assert manifest["similarity"]["name"] == "dot"
+    assert manifest["flags"] == {"feature": "post_bn", "use": "sum4", "flip_tta": True}
+    assert manifest["trained"]["fingerprint"] == "f" * 64
+    assert manifest["trained"]["step"] == 7
+    assert "/somebody" not in text
+    assert str(tmp_path) not in text
+
+
+def test_the_weights_are_those_of_the_checkpoint_and_numpy_alone_reads_them(trained, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert export(capsys, trained["apart"], out, "--format=safetensors")[0] == 0
+    assert not list(out.glob("*.stablehlo"))
+    _, variables, _ = load_variables(trained["apart"])
+    stored = load_file(out / "weights.safetensors")
+    leaves = jax.tree_util.tree_leaves_with_path(dict(variables))
+    assert len(stored) == len(leaves)
+    for path, leaf in leaves:
+        name = "/".join(key.key for key in path)
+        np.testing.assert_array_equal(stored[name], leaf)
+    assert "params/classifier/kernel" in stored
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["weights"]["arrays"] == {name: list(array.shape) for name, array in sorted(stored.items())}
+    lines = in_a_fresh_process(out / "weights_example.py").splitlines()
+    assert lines == [f"{name} {array.shape} {array.mean():.6g}" for name, array in sorted(stored.items())]
+
+
+def test_exporting_again_replaces_and_leaves_nothing_of_before(trained, tmp_path, capsys):
+    out = tmp_path / "out"
+    export(capsys, trained["apart"], out, "--format=stablehlo,safetensors")
+    export(capsys, trained["shared"], out, "--modality=visible")
+    assert {path.name for path in out.iterdir()} == {"embed.stablehlo", "embed_example.py", "manifest.json"}
+
+
+def test_what_cannot_be_exported_is_refused_by_name(trained, tmp_path, capsys):
+    def refusal(*flags, out=tmp_path / "out", workdir=trained["shared"]):
+        code, _, err = export(capsys, workdir, out, *flags)
+        assert code == 1
+        assert not (tmp_path / "out").exists()
+        return err
+
+    assert "expected some of stablehlo, safetensors, found onnx; there is no ONNX" in refusal("--format=onnx")
+    assert "--modality: expected some of visible, infrared, found thermal" in refusal("--modality=thermal")
+    assert "no such folder" in refusal(workdir=tmp_path / "nowhere")
+    assert "no checkpoint of step 3; there are 7" in refusal("--step=3")
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "thesis.tex").write_text("")
+    assert "found thesis.tex; name another" in refusal(out=full)
+    assert "found a file" in refusal(out=full / "thesis.tex")
+    assert "could not be written" in refusal(out=full / "thesis.tex" / "below")
