@@ -202,6 +202,7 @@ def session(
     abort.message = distributed.died("another process of this run died (process 0, or the connection to it)")
     peers = _Peers(distributed.client(), jax.process_index(), jax.process_count(), silence_seconds)
     try:
+        distributed.barrier("connected")  # from here on all of them listen
         yield
         distributed.barrier("end")
     except BaseException as error:

@@ -174,7 +174,7 @@ def _baseline_rows(
     compared: Mapping[str, np.ndarray], index: ImageIndex, protocols: list[Protocol], settings: EvaluationConfig
 ) -> list[dict[str, Any]]:
     """Rows of `_baseline_features` and of chance."""
-    of_network = {"similarity": similarity_of(settings), "flags": flags_of(settings)}
+    of_network: dict[str, Any] = {"similarity": similarity_of(settings), "flags": flags_of(settings)}
     rows: list[dict[str, Any]] = []
     for model, features_ND in compared.items():
         rows += evaluate(features_ND, index, protocols, model=model, **(of_network if model == "untrained" else {}))

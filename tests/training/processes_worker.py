@@ -31,15 +31,15 @@ def main(given):
 
 
 def work(given, config):
-    from bdf_jax.data import loader
+    from bdf_jax.data.records import Records
     from bdf_jax.errors import BdfError
     from bdf_jax.training import loop
 
-    decode, add, decoded = loader.decode, loop.Watch.add, set()
+    encoded, add, read = Records.encoded, loop.Watch.add, set()
 
-    def noted(encoded, name, size):
-        decoded.add(name)
-        return decode(encoded, name, size)
+    def noted(self, position):
+        read.add(str(self.index.names[position]))
+        return encoded(self, position)
 
     def added(self, step, metrics):
         add(self, step, metrics)
@@ -49,12 +49,12 @@ def work(given, config):
             raise BdfError("the record of image cam1/0001/0001.jpg holds nothing")
         time.sleep(given.get("pause", 0))
 
-    loader.decode, loop.Watch.add = noted, added
+    Records.encoded, loop.Watch.add = noted, added
     try:
         rows = loop.run(config, given["workdir"])
     finally:
-        Path(given["out"]).write_text(json.dumps({"decoded": sorted(decoded)}))
-    Path(given["out"]).write_text(json.dumps({"decoded": sorted(decoded), "rows": rows}))
+        Path(given["out"]).write_text(json.dumps({"read": sorted(read)}))
+    Path(given["out"]).write_text(json.dumps({"read": sorted(read), "rows": rows}))
 
 
 if __name__ == "__main__":
