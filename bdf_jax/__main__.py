@@ -16,6 +16,8 @@ INTERRUPTED = 130
 COMMANDS: dict[str, tuple[str, str]] = {
     "check-data": ("check_data", "is a data set's tree whole? counts, and what is missing or corrupt"),
     "export": ("export", "a trained embedder as StableHLO or safetensors, for programs without this project"),
+    "ablation": ("ablation", "train configurations over seeds and print the table of the ablation"),
+    "trials": ("trials", "train and evaluate RegDB's ten trials; mean and deviation"),
     "plot": ("plot", "curves of runs side by side, as PNG"),
     "embed": ("embed", "feature vectors of any images, in a file"),
     "search": ("search", "which images of a gallery show the person of a query?"),
@@ -39,10 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         described = commands.add_parser(name, help=line, description=line)
         if name == chosen:
             importlib.import_module(f"bdf_jax.commands.{module}").add_arguments(described)
-    arguments = parser.parse_args(argv)
+    arguments, arguments.overrides = parser.parse_known_args(argv)
+    command = importlib.import_module(f"bdf_jax.commands.{COMMANDS[arguments.command][0]}")
+    # Only a command that trains takes --config.SECTION.FIELD=VALUE, which has as many names as the schema has fields.
+    unknown = [word for word in arguments.overrides if not (hasattr(command, "TAKES_CONFIG") and "config." in word)]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         use_compilation_cache()
-        importlib.import_module(f"bdf_jax.commands.{COMMANDS[arguments.command][0]}").run(arguments)
+        command.run(arguments)
         return 0
     except BdfError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,0 +1,75 @@
+"""One run of a sequence, in a process of its own: `python -m bdf_jax.training.single`, started by `sequence`.
+
+Its task is the first line of standard input. The stream stays open for as long as the process that started it lives;
+its end is a reason to save and to stop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from bdf_jax.compilation_cache import use_compilation_cache
+from bdf_jax.config import from_dict
+from bdf_jax.errors import BdfError
+from bdf_jax.training.preemption import preemptible
+
+
+def main() -> int:
+    """Trains and evaluates what standard input says; returns the exit code, as `train.py` does."""
+    task = _read_task()
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    try:
+        use_compilation_cache()
+        with preemptible():
+            _write(Path(task["result"]), {**task["about"], "rows": _train(task)})
+        return 0
+    except BdfError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def _train(task: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Rows of evaluation by the images that speak."""
+    from bdf_jax.evaluation.workdir import evaluate_workdir
+    from bdf_jax.training.loop import run
+
+    config = from_dict(task["config"])
+    rows: dict[str, list[dict[str, Any]]] = {config.evaluation.use: run(config, task["workdir"])}
+    for use in task["uses"]:
+        if use not in rows:
+            settings = dataclasses.replace(config.evaluation, use=use, baselines=False)
+            rows[use] = evaluate_workdir(task["workdir"], config=settings)
+    return rows
+
+
+def _write(path: Path, result: dict[str, Any]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(result, indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def _read_task() -> dict[str, Any]:
+    # Not through sys.stdin, whose lock a thread that waits for the end of the stream would hold until this process ends.
+    line = b""
+    while not line.endswith(b"\n") and (part := os.read(0, 1 << 16)):
+        line += part
+    return json.loads(line)
+
+
+def _stop_with_parent() -> None:
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
