@@ -75,8 +75,7 @@ def main(_: Sequence[str]) -> int:
     _print(rows, outcome)
     if JSON.value:
         Path(JSON.value).write_text(json.dumps({"kills": rows, "runs": outcome}, indent=2) + "\n")
-    different = any(run[name] for run in outcome for name in ("arrays_that_differ", "lines_that_differ"))
-    return int(different or any(row["left_behind"] for row in rows))
+    return int(any(run[n] for run in outcome for n in ("left_behind", "arrays_that_differ", "lines_that_differ")))
 
 
 def _run(out: Path, name: str) -> Run:
@@ -99,6 +98,7 @@ class Run:
         self.folder, self.steps = folder, steps
         self.log = folder.with_suffix(".log")
         self._command, self._environment = command, environment
+        self._groups: list[int] = []  # of processes, one for each life
 
     def live(self, now: Callable[[], bool], whole_group: bool = True) -> float | None:
         """Starts the command and kills it when `now` says so.
@@ -118,7 +118,7 @@ class Run:
                 cwd=self.log.parent,
             ) as process,
         ):
-            self.group = process.pid
+            self._groups.append(process.pid)
             while process.poll() is None:
                 if time.monotonic() - began > LIFE_SECONDS:
                     os.killpg(process.pid, signal.SIGKILL)
@@ -157,17 +157,22 @@ class Run:
         except FileNotFoundError:
             return 0, 0
 
-    def left_behind(self) -> bool:
-        """Whether any process of the last group still runs a while after its main process was killed."""
+    def left_behind(self) -> int:
+        """How many lives left processes that still run half a minute after the last was over."""
         deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            try:
-                os.killpg(self.group, 0)
-            except ProcessLookupError:
-                return False
+        while (alive := [group for group in self._groups if _exists(group)]) and time.monotonic() < deadline:
             time.sleep(0.05)
-        os.killpg(self.group, signal.SIGKILL)
-        return True
+        for group in alive:
+            os.killpg(group, signal.SIGKILL)
+        return len(alive)
+
+
+def _exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def kill(run: Run, aim: str, rng: random.Random, seconds: float) -> dict[str, Any] | None:
@@ -198,7 +203,6 @@ def kill(run: Run, aim: str, rng: random.Random, seconds: float) -> dict[str, An
         "after_s": round(time.monotonic() - began, 2),
         "fell_in": _where(run, start, before, stale),
         "continues_from": run.saved(),
-        "left_behind": run.left_behind(),
     }
 
 
@@ -227,6 +231,7 @@ def _compare(whole: Run, ended: list[Run]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "run": run.folder.name,
+                "left_behind": run.left_behind(),
                 "arrays": len(expected),
                 "arrays_that_differ": sorted(n for n in {*expected, *arrays} if expected.get(n) != arrays.get(n)),
                 "lines": len(found),
@@ -265,7 +270,7 @@ def _print(rows: list[dict[str, Any]], outcome: list[dict[str, Any]]) -> None:
             table.add_column(key.replace("_", " "), justify="right")
         for row in content:
             cells = (len(value) if isinstance(value, list) else value for value in row.values())
-            table.add_row(*("-" if cell is False else str(cell) for cell in cells))
+            table.add_row(*map(str, cells))
         console.print(table)
     places = collections.Counter(re.sub(r",? ?(step )?\d+$", "", row["fell_in"]) or "step" for row in rows)
     arrays = sum(len(run["arrays_that_differ"]) for run in outcome)

@@ -1,34 +1,18 @@
 """Whole runs on real files: train, save, stop, resume, evaluate."""
 
-import json
 import os
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
+from whole_runs import ROOT, assert_same_run, command_line, lines, wait_until
 
 from bdf_jax import cli
-from bdf_jax.checkpoints import load_variables
-from bdf_jax.config import to_dict, vary
+from bdf_jax.config import vary
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.workdir import evaluate_workdir
 from bdf_jax.training.loop import run
-
-ROOT = Path(__file__).parents[2]
-
-
-def lines(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
-def assert_same_variables(one, other):
-    variables = [load_variables(workdir)[1] for workdir in (one, other)]
-    jax.tree.map(np.testing.assert_array_equal, *variables)
 
 
 @pytest.fixture(scope="module")
@@ -36,22 +20,6 @@ def finished(tiny_config, tmp_path_factory):
     """An uninterrupted run: its folder and its rows."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
     return workdir, run(tiny_config, workdir)
-
-
-def command_line(config, workdir):
-    """`python train.py` with every field of `config` that differs from the schema's default."""
-
-    def overrides(values, prefix=""):
-        for name, value in values.items():
-            if isinstance(value, dict):
-                yield from overrides(value, f"{prefix}{name}.")
-            elif name != "dir":
-                yield f"--config.{prefix}{name}={value}"
-
-    return [
-        sys.executable, str(ROOT / "train.py"), f"--config={ROOT}/configs/demo.py", f"--workdir={workdir}",
-        f"--config.data.dir={config.data.dir}", *overrides(to_dict(config)),
-    ]  # fmt: skip
 
 
 @pytest.mark.smoke
@@ -80,36 +48,14 @@ def test_a_finished_run_says_so_and_evaluates_to_the_same_rows(finished, tiny_co
     assert evaluate_workdir(workdir) == rows
 
 
-def test_an_interrupted_run_ends_bit_identical_to_the_uninterrupted_one(finished, tiny_config, tmp_path):
-    """SIGKILL in the middle, then the same command again: real processes, real files."""
-    workdir = tmp_path / "killed"
-    with (
-        (tmp_path / "log.txt").open("w") as log,
-        subprocess.Popen(command_line(tiny_config, workdir), stdout=log, stderr=log, cwd=tmp_path) as process,
-    ):
-        deadline = time.monotonic() + 240
-        while not (workdir / "checkpoints" / "2").is_dir():
-            assert process.poll() is None, (tmp_path / "log.txt").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
-    run(tiny_config, workdir)
-    assert_same_variables(finished[0], workdir)
-    assert lines(finished[0]) == lines(workdir)
-
-
-def test_sigterm_saves_and_exits_with_its_own_code(finished, tiny_config, tmp_path):
+def test_sigterm_while_compiling_saves_and_exits_with_its_own_code(finished, tiny_config, tmp_path, capsys):
+    """And a run with fewer steps than between two checkpoints saves the last."""
     workdir = tmp_path / "terminated"
     config = vary(tiny_config, {"training.checkpoint_every": 100})
     with subprocess.Popen(
         command_line(config, workdir), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        deadline = time.monotonic() + 240
-        while not (workdir / "metrics.jsonl").exists():  # training has begun
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until((workdir / "metrics.jsonl").exists, process)  # written before the first step, which compiles
         process.terminate()
         _, error = process.communicate(timeout=240)
     if process.returncode == 0:
@@ -118,7 +64,9 @@ def test_sigterm_saves_and_exits_with_its_own_code(finished, tiny_config, tmp_pa
     assert "the same command continues" in error
     assert "Traceback" not in error
     run(config, workdir)
-    assert_same_variables(finished[0], workdir)
+    assert_same_run(finished[0], workdir)
+    printed = capsys.readouterr()
+    assert "1 checkpoint held the loop for " in printed.out + printed.err
 
 
 def test_pmap_trains_to_the_same_network_up_to_rounding(finished, tiny_config, tmp_path):
@@ -174,40 +122,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_terms(tiny_c
     steps = [line["step"] for line in lines(tmp_path)]
     assert steps == list(range(1, len(steps) + 1))
     assert not list((tmp_path / "checkpoints").glob("6"))
-
-
-def test_a_full_disk_names_the_folder_and_keeps_the_checkpoint_before(tiny_config, tmp_path):
-    """The file-size limit of the process stands in for the disk: writing fails as on a full one."""
-    script = (
-        "import json, resource, sys\n"
-        "from bdf_jax import config, errors\n"
-        "from bdf_jax.training import loop\n"
-        "settings = config.from_dict(json.loads(sys.argv[1]))\n"
-        "save = loop.Checkpoints.save\n"
-        "def limited(self, step, *arguments):\n"
-        "    if step == 4:\n"
-        "        self.wait()\n"
-        "        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))\n"
-        "    save(self, step, *arguments)\n"
-        "loop.Checkpoints.save = limited\n"
-        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "try:\n"
-        "    loop.run(settings, sys.argv[2])\n"
-        "except errors.BdfError as error:\n"
-        "    print('BdfError:', error)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, json.dumps(to_dict(tiny_config)), str(tmp_path / "run")],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        cwd=ROOT,
-    )
-    assert "BdfError:" in done.stdout, done.stderr[-3000:]
-    assert "could not be saved" in done.stdout
-    assert "the checkpoint of step 2 is whole" in done.stdout
-    assert load_variables(tmp_path / "run")[2] == 2
 
 
 def test_exit_codes_are_those_that_scripts_rely_on(tmp_path):

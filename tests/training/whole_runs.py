@@ -44,10 +44,14 @@ def lines(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+def assert_same_state(one, other):
+    """What `load_state` returns, bit for bit: parameters, batch statistics, state of the optimiser."""
+    assert one[2] == other[2]
+    jax.tree.map(np.testing.assert_array_equal, one[1], other[1])
+
+
 def assert_same_run(one, other):
-    """The same last checkpoint, optimiser state included, bit for bit, and the same metrics, every step once."""
-    (_, expected, step), (_, found, other_step) = load_state(one), load_state(other)
-    assert step == other_step
-    jax.tree.map(np.testing.assert_array_equal, expected, found)
+    """The same last checkpoint and the same metrics, every step once."""
+    assert_same_state(load_state(one), load_state(other))
     assert lines(one) == lines(other)
-    assert [line["step"] for line in lines(other)] == list(range(1, step + 1))
+    assert [line["step"] for line in lines(other)] == list(range(1, load_state(other)[2] + 1))
