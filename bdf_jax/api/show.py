@@ -15,7 +15,7 @@ from bdf_jax.api.folders import printable
 
 HEIGHT = 96  # of a tile, pixels
 MOST = 12  # tiles in a strip
-LONGEST = 36  # characters of a name below a tile
+LONGEST = 24  # characters of a name below a tile
 
 # Colours are those of the notebook, light or dark.
 TILE = "margin:0;font-size:11px;line-height:1.3;max-width:110px;overflow-wrap:anywhere"
@@ -76,11 +76,14 @@ def escaped(text: Any) -> str:
 
 def caption(*parts: Any) -> str:
     """Lines below a picture; of a long name its end, with the whole of it where the mouse rests."""
-    lines = []
-    for part in map(str, parts):
-        end = part if len(part) <= LONGEST else "…" + part[-LONGEST:]
-        lines.append(f'<span title="{escaped(part)}">{escaped(end)}</span>')
-    return "<br>".join(lines)
+    return "<br>".join(f'<span title="{escaped(part)}">{escaped(_end(str(part)))}</span>' for part in parts)
+
+
+def _end(name: str) -> str:
+    """The last parts of a path, as many as fit below a tile."""
+    while len(name) > LONGEST:
+        name = "…" + (name[name.index("/", 2) :] if "/" in name[2:] else name[-LONGEST + 1 :])
+    return name
 
 
 def tile(pixels_HWC: np.ndarray) -> str:
