@@ -82,7 +82,7 @@ def main(_: Sequence[str]) -> int:
 def _world(layout: str, temporary: str) -> str:
     from bdf_jax.data.world import write_world
 
-    small = {"train_ids": 16, "test_ids": 8, "images": 2, "size": (32, 16)}
+    small = {"train_ids": 32, "test_ids": 16, "images": 2, "size": (32, 16)}
     sizes: Any = small if QUICK.value else {"geometry": "full", "train_ids": None, "test_ids": None}
     return str(write_world(Path(OUT.value or temporary) / f"{layout}-world", layout=layout, seed=0, **sizes))
 
@@ -183,7 +183,7 @@ def _waiting(config: Any) -> list[dict[str, Any]]:
 
 
 def _step_seconds(config: Any) -> float:
-    """Of the whole batch on this machine's processor: 4 pairs, scaled; processor time, so that other work is not in it."""
+    """Of the whole batch on this processor: 4 pairs, scaled; processor time, so that other work is not in it."""
     import jax
 
     from bdf_jax import config as configs
