@@ -1,8 +1,7 @@
 """One process of a run in several, for test_processes.py: python processes_worker.py JSON.
 
 The JSON object has `launch` (arguments of `launch.find`), `config`, `workdir`, `out`, and optionally `terminate_at`
-(this process gets SIGTERM after that step), `pause` (seconds after every step), `corrupt` (an error in this process at
-that step) and `silence` (of `launch.session`).
+(this process gets SIGTERM after that step), `pause` (seconds after every step) and `silence` (of `launch.session`).
 """
 
 import json
@@ -32,24 +31,25 @@ def main(given):
 
 def work(given, config):
     from bdf_jax.data.records import Records
-    from bdf_jax.errors import BdfError
     from bdf_jax.training import loop
 
-    encoded, add, read = Records.encoded, loop.Watch.add, set()
+    one, several, add, read = Records.encoded, Records.encoded_all, loop.Watch.add, set()
 
-    def noted(self, position):
+    def noted_one(self, position):
         read.add(str(self.index.names[position]))
-        return encoded(self, position)
+        return one(self, position)
+
+    def noted_several(self, positions):
+        read.update(self.index.names[list(positions)].tolist())
+        return several(self, positions)
 
     def added(self, step, metrics):
         add(self, step, metrics)
         if step == given.get("terminate_at"):
             os.kill(os.getpid(), signal.SIGTERM)
-        if step == given.get("corrupt"):
-            raise BdfError("the record of image cam1/0001/0001.jpg holds nothing")
         time.sleep(given.get("pause", 0))
 
-    Records.encoded, loop.Watch.add = noted, added
+    Records.encoded, Records.encoded_all, loop.Watch.add = noted_one, noted_several, added
     try:
         rows = loop.run(config, given["workdir"])
     finally:
