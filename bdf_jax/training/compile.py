@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -42,30 +42,44 @@ class CompiledStep:
     pairs: slice
 
 
-def compile_step(network: Network, optimiser: optax.GradientTransformation, config: Config) -> CompiledStep:
-    """The step compiled as `training.compiler` says, over all devices of all processes.
+def compile_step(
+    network: Network,
+    optimiser: optax.GradientTransformation,
+    config: Config,
+    devices: Sequence[jax.Device] | None = None,
+) -> CompiledStep:
+    """The step compiled as `training.compiler` says.
+
+    Args:
+      network: built for one device (`axis_name` None).
+      optimiser: see `make_optimiser`.
+      config: the whole configuration.
+      devices: None: all of all processes. Under jit they may be those of a machine that is only described, for which
+        the step can be compiled and looked at, but not run (`training.analysis`).
 
     Raises:
       BdfError: the pairs of a batch cannot be shared out evenly.
     """
-    pairs, devices = config.data.identities * config.data.images, jax.device_count()
-    if pairs % devices:
+    devices = _by_process(devices or jax.devices())
+    pairs, count = config.data.identities * config.data.images, len(devices)
+    if pairs % count:
         raise BdfError(
             f"data.identities x data.images: a batch of {config.data.identities} x {config.data.images} = {pairs} "
-            f"pairs is not divisible by {devices} devices; change either, or use fewer devices"
+            f"pairs is not divisible by {count} devices; change either, or use fewer devices"
         )
-    if pairs % (devices * config.training.slices):
+    if pairs % (count * config.training.slices):
         raise BdfError(
-            f"training.slices: a batch of {config.data.identities} x {config.data.images} = {pairs} pairs cannot be cut "
-            f"into {config.training.slices} equal slices on {devices} device{'s' * (devices > 1)}; choose a divisor of "
-            f"{pairs // devices}"
+            f"training.slices: a batch of {config.data.identities} x {config.data.images} = {pairs} pairs cannot be "
+            f"cut into {config.training.slices} equal slices on {count} device{'s' * (count > 1)}; choose a divisor of "
+            f"{pairs // count}"
         )
     compiler = {"jit": _jit, "pmap": _pmap}[config.training.compiler]
-    return compiler(network, functools.partial(train_step, optimiser=optimiser, config=config), _share(pairs))
+    step = functools.partial(train_step, optimiser=optimiser, config=config)
+    return compiler(network, step, devices, pairs)
 
 
-def _jit(network: Network, step: Callable[..., Any], pairs: slice) -> CompiledStep:
-    mesh = _mesh(_by_process(jax.devices()))
+def _jit(network: Network, step: Callable[..., Any], devices: list[jax.Device], pairs: int) -> CompiledStep:
+    mesh = _mesh(devices)
     replicated, shared_out = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
     gather = functools.partial(jax.lax.with_sharding_constraint, shardings=replicated)
     return CompiledStep(
@@ -78,42 +92,41 @@ def _jit(network: Network, step: Callable[..., Any], pairs: slice) -> CompiledSt
         place_state=lambda state: jax.tree.map(functools.partial(_everywhere, sharding=replicated), local(state)),
         global_state=lambda state: state,
         place_batch=lambda *arrays: tuple(jax.make_array_from_process_local_data(shared_out, a) for a in arrays),
-        pairs=pairs,
+        pairs=_share(pairs, devices),
     )
 
 
-def _pmap(network: Network, step: Callable[..., Any], pairs: slice) -> CompiledStep:
+def _pmap(network: Network, step: Callable[..., Any], devices: list[jax.Device], pairs: int) -> CompiledStep:
     gather = functools.partial(jax.lax.all_gather, axis_name=AXIS, tiled=True)
-    devices = jax.local_device_count()
+    mine = [device for device in devices if device.process_index == jax.process_index()]
     # Any other layout than the one that pmap returns its state in would cost a second compilation.
-    replicated = NamedSharding(_mesh(_by_process(jax.local_devices())), PartitionSpec())
-    replicated_globally = NamedSharding(_mesh(_by_process(jax.devices())), PartitionSpec())
+    replicated = NamedSharding(_mesh(mine), PartitionSpec())
+    replicated_globally = NamedSharding(_mesh(devices), PartitionSpec())
     return CompiledStep(
         step=jax.pmap(
             functools.partial(step, network=network.clone(axis_name=AXIS), gather=gather, axis_name=AXIS),
             axis_name=AXIS,
             in_axes=(None, 0, 0),
             out_axes=None,
-            devices=_by_process(jax.devices()) if jax.process_count() > 1 else None,
+            devices=devices if devices != jax.devices() else None,
             donate_argnums=0,
         ),
         place_state=lambda state: jax.device_put(local(state), replicated),
         # pmap's arrays are a process's own, and a checkpoint of those is refused.
         global_state=lambda state: jax.tree.map(functools.partial(_same_buffers, sharding=replicated_globally), state),
-        place_batch=lambda *arrays: tuple(a.reshape(devices, -1, *a.shape[1:]) for a in arrays),
-        pairs=pairs,
+        place_batch=lambda *arrays: tuple(a.reshape(len(mine), -1, *a.shape[1:]) for a in arrays),
+        pairs=_share(pairs, devices),
     )
 
 
-def _share(pairs: int) -> slice:
-    """This process's pairs: those of its devices, in the order of `_by_process`."""
-    devices = _by_process(jax.devices())
+def _share(pairs: int, devices: list[jax.Device]) -> slice:
+    """This process's pairs: those of its devices."""
     mine = [place for place, device in enumerate(devices) if device.process_index == jax.process_index()]
     per_device = pairs // len(devices)
     return slice(mine[0] * per_device, (mine[-1] + 1) * per_device)
 
 
-def _by_process(devices: list[jax.Device]) -> list[jax.Device]:
+def _by_process(devices: Sequence[jax.Device]) -> list[jax.Device]:
     """On a TPU pod the numbers of a host's chips are not consecutive; its share of the batch has to be."""
     return sorted(devices, key=lambda device: (device.process_index, device.id))
 

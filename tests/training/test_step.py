@@ -13,6 +13,7 @@ from bdf_jax.augment import augment, step_key
 from bdf_jax.config import Config, vary
 from bdf_jax.errors import BdfError
 from bdf_jax.models import Network
+from bdf_jax.training.analysis import analyse, kept_for_the_gradient
 from bdf_jax.training.compile import compile_step
 from bdf_jax.training.state import initial_state
 from bdf_jax.training.step import train_step
@@ -91,15 +92,9 @@ def test_the_gradient_of_slices_is_that_of_one_loss_over_all_features():
 
 @pytest.mark.smoke
 def test_more_slices_need_less_memory():
-    def temporary(slices):
-        config = vary(TINY, {"training.slices": slices, "data.image_size": (64, 32)})
-        network, optimiser = plain(config)
-        shapes = jax.eval_shape(lambda: initial_state(network, optimiser, 0, config.data.image_size))
-        images = jax.ShapeDtypeStruct((P * K, 2, 64, 32, 3), np.uint8)
-        labels = jax.ShapeDtypeStruct((P * K,), np.int32)
-        return compile_step(network, optimiser, config).step.lower(shapes, images, labels).compile()
-
-    sizes = [temporary(slices).memory_analysis().temp_size_in_bytes for slices in (1, 4)]
+    sizes = [
+        analyse(vary(TINY, {"training.slices": slices, "data.image_size": (64, 32)}), 7).temporary for slices in (1, 4)
+    ]
     assert sizes[1] < 0.5 * sizes[0]
 
 
@@ -110,30 +105,10 @@ def test_slices_that_do_not_divide_the_batch_are_refused_by_name(slices):
         compile_step(*plain(config), config)
 
 
-def kept_for_the_gradient(config):
-    """Bytes that a backward pass finds stored, parameters apart."""
-    network, _ = plain(config)
-    images = jax.ShapeDtypeStruct((16, 2, 256, 128, 3), np.float32)
-    variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, train=True), images)
-
-    def residuals(variables, images):
-        def features(params):
-            outputs, _ = network.apply(variables | {"params": params}, images, train=True, mutable=["batch_stats"])
-            return outputs["logits"]
-
-        return jax.vjp(features, variables["params"])[1]
-
-    stored, parameters = (
-        sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-        for tree in (jax.eval_shape(residuals, variables, images), variables["params"])
-    )
-    return stored - parameters
-
-
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50", "mobilenet_v2"])
 def test_rematerialisation_keeps_less_for_the_gradient(arch):
     none, block, stage = (
-        kept_for_the_gradient(vary(TINY, {"model.arch": arch, "model.remat": remat}))
+        kept_for_the_gradient(vary(TINY, {"model.arch": arch, "model.remat": remat, "data.image_size": (256, 128)}), 7)
         for remat in ("none", "block", "stage")
     )
     assert stage < 0.5 * block < 0.25 * none
