@@ -41,12 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         described = commands.add_parser(name, help=line, description=line)
         if name == chosen:
             importlib.import_module(f"bdf_jax.commands.{module}").add_arguments(described)
-    arguments, arguments.overrides = parser.parse_known_args(argv)
+    arguments, overrides = parser.parse_known_args(argv)
     command = importlib.import_module(f"bdf_jax.commands.{COMMANDS[arguments.command][0]}")
     # Only a command that trains takes --config.SECTION.FIELD=VALUE, which has as many names as the schema has fields.
-    unknown = [word for word in arguments.overrides if not (hasattr(command, "TAKES_CONFIG") and "config." in word)]
+    unknown = [word for word in overrides if not (hasattr(command, "TAKES_CONFIG") and "config." in word)]
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    arguments.overrides = overrides
     try:
         use_compilation_cache()
         command.run(arguments)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from bdf_jax.commands.overrides import read_config_file, reject_set
 from bdf_jax.config import Config, vary

@@ -32,8 +32,8 @@ def run(arguments: argparse.Namespace) -> None:
     config = read_config_file(arguments.config, arguments.overrides)
     if config.data.dataset != "regdb":
         raise BdfError(
-            f"trials: only RegDB has fixed trials, found data.dataset {config.data.dataset!r}; for seeds of another data "
-            "set use `python -m bdf_jax ablation --configs=FILE --seeds=0,1,2`"
+            f"trials: only RegDB has fixed trials, found data.dataset {config.data.dataset!r}; for seeds of another "
+            "data set use `python -m bdf_jax ablation --configs=FILE --seeds=0,1,2`"
         )
     trials = _numbers(arguments.trials)
     folder = Path(arguments.workdir).expanduser().absolute()

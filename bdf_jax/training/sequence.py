@@ -162,9 +162,8 @@ def _in_a_process(job: Job) -> int:
         except (KeyboardInterrupt, _Signal) as reason:
             _stop(process)
             code = PREEMPTED if isinstance(reason, _Signal) else 130
-            raise Stopped(
-                f"stopped during {job.name}, which was asked to save; the same command continues", code
-            ) from (None)
+            message = f"stopped during {job.name}, which was asked to save; the same command continues"
+            raise Stopped(message, code) from None
         finally:
             with contextlib.suppress(OSError):
                 process.stdin.close()

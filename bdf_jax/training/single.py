@@ -58,7 +58,7 @@ def _write(path: Path, result: dict[str, Any]) -> None:
 
 
 def _read_task() -> dict[str, Any]:
-    # Not through sys.stdin, whose lock a thread that waits for the end of the stream would hold until this process ends.
+    # Not through sys.stdin: the thread below would hold its lock until this process ends, and Python objects to that.
     line = b""
     while not line.endswith(b"\n") and (part := os.read(0, 1 << 16)):
         line += part
