@@ -2,7 +2,7 @@
 
 Short messages go through JAX's coordination service, which process 0 hosts, and not through the devices: a process may
 wait there for minutes while another one writes or ranks. In a run of one process every function here returns at once.
-`bdf_jax.launch` connects the processes; after a `jax.distributed.initialize` of one's own these functions work as well.
+`bdf_jax.peers` connects the processes; after a `jax.distributed.initialize` of one's own these functions work as well.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 from bdf_jax.errors import BdfError
 
 PREFIX = "bdf_jax"
-FOREVER_MS = 7 * 24 * 3600 * 1000  # a process that fell out ends waiting earlier, see `launch`
+FOREVER_MS = 7 * 24 * 3600 * 1000  # a process that fell out ends waiting earlier, see `peers`
 ASK_SECONDS = 1.0  # between two looks whether another process was asked to stop
 
 T = TypeVar("T")
@@ -53,9 +53,24 @@ def barrier(name: str) -> None:
     Raises:
       BdfError: another one fell out.
     """
-    if client() is not None:
-        with _lost():
-            client().wait_at_barrier(f"{PREFIX}/{next(_calls)}/{name}", FOREVER_MS)
+    if client() is None:
+        return
+    failures: list[Exception] = []
+
+    def wait(key: str) -> None:
+        try:
+            client().wait_at_barrier(key, FOREVER_MS)
+        except Exception as error:
+            failures.append(error)
+
+    # In the background, because Python handles no signal while it is in a native call.
+    waiting = threading.Thread(target=wait, args=(f"{PREFIX}/{next(_calls)}/{name}",), daemon=True)
+    waiting.start()
+    while waiting.is_alive():
+        waiting.join(ASK_SECONDS)
+    with _lost():
+        for failure in failures:
+            raise failure
 
 
 def on_first(function: Callable[[], T]) -> T:

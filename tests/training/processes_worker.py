@@ -1,7 +1,7 @@
 """One process of a run in several, for test_processes.py: python processes_worker.py JSON.
 
 The JSON object has `launch` (arguments of `launch.find`), `config`, `workdir`, `out`, and optionally `terminate_at`
-(this process gets SIGTERM after that step), `pause` (seconds after every step) and `silence` (of `launch.session`).
+(this process gets SIGTERM after that step), `pause` (seconds after every step) and `silence` (of `peers.session`).
 """
 
 import json
@@ -15,13 +15,13 @@ from pathlib import Path
 def main(given):
     from absl import logging
 
-    from bdf_jax import launch
+    from bdf_jax import launch, peers
     from bdf_jax.config import from_dict
     from bdf_jax.errors import BdfError
 
     logging.set_verbosity(logging.WARNING)
     try:
-        with launch.session(launch.find(**given["launch"]), silence_seconds=given.get("silence", 5), start_seconds=60):
+        with peers.session(launch.find(**given["launch"]), silence_seconds=given.get("silence", 5), start_seconds=60):
             work(given, from_dict(given["config"]))
     except BdfError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -22,7 +22,8 @@ from bdf_jax.data.dataset import open_dataset
 from bdf_jax.data.sampler import make_sampler
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.workdir import evaluate_workdir
-from bdf_jax.launch import Launch, find
+from bdf_jax.launch import find
+from bdf_jax.peers import Launch
 from bdf_jax.training.loop import run
 
 ROOT = Path(__file__).parents[2]
@@ -199,11 +200,11 @@ def test_the_command_line_evaluates_in_several_processes_to_the_rows_of_one(alon
 # What a process of a run does beside the training, without it: quick to start.
 LIGHT = """
 import os, sys, time
-from bdf_jax import launch
+from bdf_jax import launch, peers
 from bdf_jax.errors import BdfError
 what, process = sys.argv[1], int(sys.argv[3])
 try:
-    with launch.session(launch.find(sys.argv[2], 2, process), silence_seconds=3, start_seconds=60):
+    with peers.session(launch.find(sys.argv[2], 2, process), silence_seconds=3, start_seconds=60):
         import jax
         from jax.experimental import multihost_utils
         from bdf_jax import distributed
