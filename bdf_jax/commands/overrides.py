@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,7 +41,9 @@ def read_config_file(file: str, overrides: Sequence[str]) -> Config:
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=argv)
     try:
-        values(argv)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"the load_module\(\) method is deprecated", DeprecationWarning)
+            values(argv)  # ml_collections imports the file in an old way
     except flags.Error as error:
         raise BdfError(f"--config={file}: {error}") from error
     except BdfError:
