@@ -40,7 +40,7 @@ NOT_RUN = (
     (r"^(\S*/)?pip install ", "downloads packages"),
     (r"^python -m pytest", "is what runs this test"),
     (r"^python benchmarks/ablation\.py", "takes hours; bdf_jax's own runs are tested with every configuration"),
-    (r"^python -m bdf_jax (trials|ablation) ", "trains many networks; tests/commands/test_sequences.py runs short ones"),
+    (r"^python -m bdf_jax (trials|ablation) ", "trains many networks; tests/commands runs short ones"),
     (r"^python benchmarks/real_pixels\.py", "takes half an hour; tests/real_pixels runs short versions"),
 )
 
