@@ -5,8 +5,8 @@
 
 One row a configuration; with --variants one row for each way to fit a smaller memory: rematerialisation by block and
 by stage, slices, bfloat16. "kept" are the activations stored for the gradient according to JAX, on any machine;
-"temporary" is what this compiler allocates beside state and batch. XLA for CPU does not wait with a rematerialisation until the
-gradient comes by, so only the slices and bfloat16 show there; XLA for TPU and GPU does.
+"temporary" is what this compiler allocates beside state and batch. XLA for CPU does not wait with a rematerialisation
+until the gradient comes by, so only the slices and bfloat16 show there; XLA for TPU and GPU does.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ def main(_: Sequence[str]) -> None:
     import jax
 
     from bdf_jax.evaluation.table import write_json
+    from benchmarks.tables import markdown
 
     devices = described(TOPOLOGY.value) if TOPOLOGY.value else jax.devices()
     if DEVICES.value > len(devices):
@@ -124,13 +125,6 @@ def row(path: str, change: dict[str, Any], devices: list[Any]) -> dict[str, Any]
         "arguments, GB": analysis.arguments / 1e9,
         "exchanged, MB": sum(collective.size for collective in analysis.collectives) / 1e6,
     }
-
-
-def markdown(rows: list[dict[str, Any]], *, header: bool = True) -> str:
-    """The rows as a Markdown table."""
-    lines = [list(rows[0]), ["---"] * len(rows[0])] if header else []
-    lines += [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in line.values()] for line in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":

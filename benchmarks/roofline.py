@@ -50,7 +50,7 @@ def main(_: Sequence[str]) -> None:
     """Compiles, measures, prints."""
     from bdf_jax.evaluation.table import write_json
     from bdf_jax.training.analysis import analyse
-    from benchmarks.compiled import markdown
+    from benchmarks.tables import markdown
 
     whole = Config() if CONFIG.value is None else cli.read_config(CONFIG)
     whole = vary(whole, {"model.pretrained": ""})
