@@ -276,7 +276,7 @@ def _print(rows: list[dict[str, Any]], outcome: list[dict[str, Any]]) -> None:
     arrays = sum(len(run["arrays_that_differ"]) for run in outcome)
     lines = sum(len(run["lines_that_differ"]) for run in outcome)
     print(
-        f"{len(rows)} kills ({', '.join(f'{n} in {place}' for place, n in places.most_common())}) of {len(outcome)} "
+        f"{len(rows)} kill{'s' * (len(rows) != 1)} ({', '.join(f'{n} in {place}' for place, n in places.most_common())}) of {len(outcome)} "
         f"run{'s' * (len(outcome) != 1)}: {arrays} arrays and {lines} lines of metrics differ from the undisturbed run"
     )
 
