@@ -1,71 +1,49 @@
-"""One step, any number of devices: jit and pmap agree with one device within rounding.
+"""One step, any number of devices: jit and pmap on eight agree with one, and variants known to be wrong do not.
 
-Eight steps of the full method with mixed batch statistics, global mining and centres, and augmentation.
+The full method over 20 steps: mixed batch statistics, global mining and centres, augmentation on. `devices.py` beside
+this file, which is run here in a process with eight devices, says what is compared and in which unit.
 """
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
-
-STEPS = """
-import sys, jax, numpy as np
-from bdf_jax.config import Config, vary
-from bdf_jax.models import Network
-from bdf_jax.training.compile import compile_step
-from bdf_jax.training.optimiser import make_optimiser
-from bdf_jax.training.state import initial_state
-
-compiler, out = sys.argv[1:]
-config = vary(Config(), {
-    "data.image_size": (32, 16), "data.identities": 4, "data.images": 2, "model.arch": "tiny", "augment.pad": 2,
-    "optimiser.name": "sgd", "optimiser.learning_rate": 0.0001, "optimiser.warmup_epochs": 0.0,
-    "loss.mdl_weight": 1.0, "training.compiler": compiler,
-})
-network, optimiser = Network(config.model, 9), make_optimiser(config, 100)
-compiled = compile_step(network, optimiser, config)
-state = compiled.place_state(initial_state(network, optimiser, 0, config.data.image_size))
-rng, history = np.random.default_rng(0), []
-for _ in range(8):
-    labels = np.repeat(rng.permutation(9)[:4], 2).astype(np.int32)
-    images = rng.integers(0, 256, (8, 2, 32, 16, 3), dtype=np.uint8)
-    state, metrics = compiled.step(state, *compiled.place_batch(images, labels))
-    history.append({name: float(value) for name, value in metrics.items()})
-leaves = jax.tree_util.tree_leaves_with_path({"p": state.params, "s": state.batch_stats, "o": state.opt_state})
-arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
-metrics = {f"metric {name}": np.array([h[name] for h in history]) for name in history[0]}
-np.savez(out, **arrays, **metrics)
-"""
-
-
-def eight_steps(compiler, devices, tmp_path):
-    out = tmp_path / f"{compiler}{devices}.npz"
-    done = subprocess.run(
-        [sys.executable, "-c", STEPS, compiler, str(out)],
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)},
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return dict(np.load(out))
+WRONG = (
+    "psum of gradients",
+    "stop_gradient on the gathered features",
+    "no gather",
+    "batch statistics of a device",
+    "one random key on all devices",
+)
 
 
 @pytest.fixture(scope="module")
-def one_device(tmp_path_factory):
-    return eight_steps("jit", 1, tmp_path_factory.mktemp("one"))
+def distances(tmp_path_factory):
+    out = tmp_path_factory.mktemp("devices") / "distances.json"
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("devices.py")), str(out)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(out.read_text())
 
 
-@pytest.mark.parametrize(("compiler", "devices"), [("jit", 4), ("pmap", 1), ("pmap", 8)])
-def test_parameters_statistics_optimiser_and_metrics_agree_with_one_device(one_device, compiler, devices, tmp_path):
-    found = eight_steps(compiler, devices, tmp_path)
-    assert set(found) == set(one_device)
-    for name, expected in one_device.items():
-        # Before a last bit decides which image is the hardest or which pixel a ReLU lets through, all is rounding.
-        np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-5, err_msg=f"{compiler} {devices}: {name}")
+@pytest.mark.parametrize("compiler", ["jit", "pmap"])
+def test_parameters_statistics_and_optimiser_agree_with_one_device(distances, compiler):
+    # A few steps show the rounding itself; over twenty, training multiplies it, and an initial change of one unit in
+    # the last place shows by how much.
+    assert distances[f"{compiler}, 3 steps"] < 1e-3
+    assert distances[f"{compiler}, 20 steps"] < 5 * distances["one unit in the last place"] < 0.2
+
+
+@pytest.mark.parametrize("variant", WRONG)
+def test_a_wrong_variant_is_far_away(distances, variant):
+    assert distances[f"wrong: {variant}"] > 0.2
