@@ -21,7 +21,7 @@ def main(given):
 
     logging.set_verbosity(logging.WARNING)
     try:
-        with peers.session(launch.find(**given["launch"]), silence_seconds=given.get("silence", 5), start_seconds=60):
+        with peers.session(launch.find(**given["launch"]), silence_seconds=given.get("silence", 60), start_seconds=100):
             work(given, from_dict(given["config"]))
     except BdfError as error:
         print(f"error: {error}", file=sys.stderr)

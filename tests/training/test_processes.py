@@ -183,18 +183,16 @@ def test_a_process_reads_only_its_share(config, moved):
     assert tested[0] | tested[1] == test
 
 
-def test_the_command_line_evaluates_in_several_processes_to_the_rows_of_one(alone, moved, config, tmp_path):
-    """evaluate.py by flags, train.py by the environment, on a finished run."""
+def test_the_command_line_evaluates_in_several_processes_to_the_rows_of_one(moved, tmp_path):
     out = tmp_path / "rows.json"
     address = f"127.0.0.1:{free_port()}"
-    evaluate = [str(ROOT / "evaluate.py"), f"--workdir={moved[0]}", f"--json={out}", "--baselines", "--use=concat"]
+    evaluate = [str(ROOT / "evaluate.py"), f"--workdir={moved[0]}", f"--json={out}"]
     commands = [[*evaluate, f"--coordinator={address}", "--processes=2", f"--process={i}"] for i in range(2)]
     with Processes(commands, 2, tmp_path) as started:
         assert started.codes() == [0, 0], started.said(0) + started.said(1)
         assert "trained" in started.said(0)
         assert re.sub(r"\[Gloo\].*|\d+ is connected.*", "", started.said(1)).strip() == ""
-    settings = vary(config, {"evaluation.baselines": True, "evaluation.use": "concat"}).evaluation
-    assert_same_rows(json.loads(out.read_text()), evaluate_workdir(moved[0], config=settings))
+    assert_same_rows(json.loads(out.read_text()), evaluate_workdir(moved[0]))
 
 
 # What a process of a run does beside the training, without it: quick to start.
