@@ -275,9 +275,10 @@ def _print(rows: list[dict[str, Any]], outcome: list[dict[str, Any]]) -> None:
     places = collections.Counter(re.sub(r",? ?(step )?\d+$", "", row["fell_in"]) or "step" for row in rows)
     arrays = sum(len(run["arrays_that_differ"]) for run in outcome)
     lines = sum(len(run["lines_that_differ"]) for run in outcome)
+    where = ", ".join(f"{n} in {place}" for place, n in places.most_common())
     print(
-        f"{len(rows)} kill{'s' * (len(rows) != 1)} ({', '.join(f'{n} in {place}' for place, n in places.most_common())}) of {len(outcome)} "
-        f"run{'s' * (len(outcome) != 1)}: {arrays} arrays and {lines} lines of metrics differ from the undisturbed run"
+        f"{len(rows)} kill{'s' * (len(rows) != 1)} ({where}) of {len(outcome)} run{'s' * (len(outcome) != 1)}: "
+        f"{arrays} arrays and {lines} lines of metrics differ from the undisturbed run"
     )
 
 
