@@ -53,6 +53,7 @@ def started(*arguments, log):
     with open(log, "a") as file, subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file) as process:
         try:
             yield process
+            process.wait(timeout=300)
         finally:
             if process.poll() is None:
                 process.kill()
