@@ -199,9 +199,7 @@ def _write(path: Path, header: bytes, records: Records, size: tuple[int, int], p
         Path(name).unlink(missing_ok=True)
 
 
-def _write_pixels(
-    write: Callable[[Any], Any], records: Records, size: tuple[int, int], progress: bool
-) -> np.ndarray:
+def _write_pixels(write: Callable[[Any], Any], records: Records, size: tuple[int, int], progress: bool) -> np.ndarray:
     """Decodes all records in their order; returns the checksum of each image, (N,) uint32."""
     count = len(records.index)
     checksums = np.empty(count, np.uint32)
