@@ -179,6 +179,8 @@ def _as_a_process(place: Path, argv: list[str]) -> Iterator[None]:
         finally:
             sys.argv, sys.path[:] = arguments, path
             for name in set(flags.FLAGS) - before:
-                if not flags.FLAGS.find_module_defining_flag(name, "").startswith("absl."):  # it defines its own once
+                module = flags.FLAGS.find_module_defining_flag(name, "")
+                # Not those of libraries, which define them once: absl says where a program's overrides come from.
+                if module in (argv[0], "absl.flags._flag") or module.startswith(("bdf_jax.", "ml_collections.")):
                     delattr(flags.FLAGS, name)
             flags.FLAGS.unparse_flags()

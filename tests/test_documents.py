@@ -13,7 +13,10 @@ import documents
 import pytest
 from documents import ROOT, Piece
 
+from bdf_jax import losses
 from bdf_jax.data.world import write_world
+from bdf_jax.evaluation import protocols
+from bdf_jax.models import resnet
 
 # ml_collections loads a configuration file in a way that importlib means to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -57,16 +60,30 @@ def place(tmp_path, trained, monkeypatch):
     return tmp_path / "checkout"
 
 
+@pytest.fixture
+def registries():
+    """A snippet may add a row of its own to these tables; the next document finds them as they were."""
+    tables: list[dict] = [resnet.ARCHITECTURES, losses.PAIRS, protocols.DATASETS]
+    before = [dict(table) for table in tables]
+    yield
+    for table, rows in zip(tables, before, strict=True):
+        table.clear()
+        table.update(rows)
+
+
 def prepared(command: str, trees) -> str:
     """The command with the replacements and additions of the tables."""
-    for pattern, added in document_tables.ADDED:
-        if re.search(pattern, command):
-            command += " " + added
+    added = [flags for pattern, flags in document_tables.ADDED if re.search(pattern, command)]
+    return replaced(" ".join([command, *added]), trees)
+
+
+def replaced(text: str, trees) -> str:
+    """The text with what the test has in the place of what a reader has."""
     for written, used in document_tables.REPLACED:
-        command = command.replace(written, used)
+        text = text.replace(written, used)
     for name, path in trees.items():
-        command = command.replace(f"{{{name}}}", str(path))
-    return command
+        text = text.replace(f"{{{name}}}", str(path))
+    return text
 
 
 def reason_not_to_run(command: str) -> str:
@@ -78,7 +95,7 @@ def code(document: str, languages: set[str]) -> list[Piece]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_commands_and_snippets_run_in_their_order(document, place, trees, capfd):
+def test_commands_and_snippets_run_in_their_order(document, place, trees, registries, capfd):
     namespace: dict[str, object] = document_tables.given(place, trees)
     module = types.ModuleType("snippets")  # dataclasses and pickles look for the module of what they are given
     module.__dict__.update(namespace)
@@ -88,7 +105,9 @@ def test_commands_and_snippets_run_in_their_order(document, place, trees, capfd)
             before = os.getcwd()
             os.chdir(place)
             try:
-                exec(compile(text, f"{document}, snippet of line {piece.line}", "exec"), module.__dict__)
+                exec(
+                    compile(replaced(text, trees), f"{document}, snippet of line {piece.line}", "exec"), module.__dict__
+                )
             finally:
                 os.chdir(before)
             continue
