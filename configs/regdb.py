@@ -7,8 +7,8 @@ The paper's own visible-to-thermal result, mean of ten trials (theirs, not repro
         --config.model.pretrained=timm/resnet50.tv_in1k
 
 Every trial trains a network of its own; `python -m bdf_jax trials --config=configs/regdb.py --config.data.root=RegDB
---workdir=runs/regdb` does all ten and prints mean and deviation. Unverified: the data set is under licence and this recipe has not been run
-on it.
+--workdir=runs/regdb` does all ten and prints mean and deviation. Unverified: the data set is under licence and this
+recipe has not been run on it.
 """
 
 from bdf_jax.config import Config, DataConfig, editable

@@ -50,7 +50,7 @@ def _sysu() -> Published:
     splits, counts = sysu_world.published_geometry()
     images: collections.Counter[Key] = collections.Counter()
     identities: dict[Key, set[int]] = collections.defaultdict(set)
-    folders = {}
+    folders: dict[tuple[int, int], int] = {}
     for split, pids in splits.items():
         for pid in pids:
             for cam, modality in sysu_tree.CAMERAS.items():
