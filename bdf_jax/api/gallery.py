@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import os
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bdf_jax.api import gallery_file, show
 from bdf_jax.api.folders import from_here, join, printable
+from bdf_jax.api.identities import Ids, id_table, ids_of
 from bdf_jax.api.model import MODALITIES, Modality, Model, OnError, load, modality_number, skipped_lines, warn_skipped
 from bdf_jax.api.pictures import Images, pillow_silent, read_pixels
 from bdf_jax.errors import BdfError
@@ -22,7 +21,7 @@ from bdf_jax.evaluation.retrieval import top_k
 DEFAULT_K = 10
 QUERIES_SHOWN = 5  # of a result, in a notebook and as text
 
-Ids = Sequence[Any] | Mapping[str, Any] | Callable[[str], Any] | str | os.PathLike[str]
+ModelOrPath = Model | str | os.PathLike[str]
 
 
 class Gallery:
@@ -81,9 +80,9 @@ class Gallery:
         Raises:
           BdfError: as `Model.embed`; ids that do not fit the images.
         """
-        table = _id_table(ids)  # before the work
+        table = id_table(ids)  # before the work
         gathered, features_ND, failed = model.embed_images(images, modality, on_error=on_error, progress=progress)
-        ids_N = _ids(table, gathered)
+        ids_N = ids_of(table, gathered)
         lines = skipped_lines(gathered, failed)
         warn_skipped(gathered, failed)
         folder = os.path.abspath(gathered.folder) if gathered.folder else ""
@@ -94,12 +93,18 @@ class Gallery:
         return cls(model, features_ND, names, ids_N, modality, folder=folder, skipped=lines, images=gathered)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], model: Model | None = None, *, verify: bool | None = None) -> Gallery:
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        model: Model | str | os.PathLike[str] | None = None,
+        *,
+        verify: bool | None = None,
+    ) -> Gallery:
         """Opens a saved gallery; its features stay on the disk and are read as a search passes over them.
 
         Args:
           path: of the file.
-          model: that embedded it; None: loaded again from where it was.
+          model: that embedded it, or the path to load it from; None: loaded again from where it was.
           verify: compare the features with their checksum, which reads them once; None: where the file is smaller than
             1 GiB.
 
@@ -108,6 +113,12 @@ class Gallery:
         """
         stored = gallery_file.read(path, verify=verify)
         about = stored.about
+        if isinstance(model, (str, os.PathLike)):
+            model = load(model)
+        if not isinstance(model, Model | None):
+            raise BdfError(
+                f"{path}: model: expected what bdf_jax.load returns, or a path, found {type(model).__name__}"
+            )
         if model is None:
             try:
                 model = load(about["source"], about["step"], **about.get("settings", {}))
@@ -298,51 +309,8 @@ class Ranked(_Found):
         return None
 
 
-def open_gallery(path: str | os.PathLike[str], model: Model | None = None, *, verify: bool | None = None) -> Gallery:
+def open_gallery(
+    path: str | os.PathLike[str], model: ModelOrPath | None = None, *, verify: bool | None = None
+) -> Gallery:
     """Opens a saved gallery; see `Gallery.open`."""
     return Gallery.open(path, model, verify=verify)
-
-
-def _id_table(ids: Any) -> Any:
-    """What `_ids` looks ids up in; a CSV file is read."""
-    if ids is None or isinstance(ids, Mapping) or callable(ids):
-        return ids
-    if not isinstance(ids, (str, os.PathLike)):
-        return [str(each) for each in ids]
-    path = Path(ids).expanduser()
-    try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, csv.Error) as error:
-        raise BdfError(f"{path}: expected a CSV file with the columns name and id: {error}") from error
-    if not rows or any(row.get("name") is None or row.get("id") is None for row in rows):
-        raise BdfError(f"{path}: expected a CSV file with the columns name and id in every row")
-    return {row["name"]: row["id"] for row in rows}
-
-
-def _ids(table: Any, images: Images) -> np.ndarray:
-    if table is None:
-        found = [_default_id(name, inside=bool(images.folder)) for name in images.names]
-    elif isinstance(table, Mapping):
-        missing = [name for name in images.names if name not in table]
-        if missing:
-            raise BdfError(
-                f"ids: {len(missing)} of {len(images)} images have none: {some(map(printable, missing))}; expected "
-                "names as the gallery has them, such as " + repr(images.names[0])
-            )
-        found = [str(table[name]) for name in images.names]
-    elif callable(table):
-        found = [str(table(name)) for name in images.names]
-    else:
-        if len(table) != len(images):
-            raise BdfError(f"ids: expected one for each of {len(images)} images, found {len(table)}")
-        found = table
-    return np.asarray(found, dtype=str)
-
-
-def _default_id(name: str, *, inside: bool) -> str:
-    """The folder that an image lies in; its own name where it lies directly in the gallery's folder or is no file."""
-    parts = name.replace(os.sep, "/").split("/")
-    if len(parts) > 1 and parts[-2]:
-        return parts[-2]
-    return os.path.splitext(parts[-1])[0] if inside or len(parts) > 1 else name

@@ -75,6 +75,8 @@ def read(path: str | os.PathLike[str], *, verify: bool | None = None) -> Stored:
     Raises:
       BdfError: no such file, not a gallery, a damaged one.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise BdfError(f"expected the path of a gallery file, found {type(path).__name__}")
     file = Path(path).expanduser()
     if not file.is_file():
         raise BdfError(f"{file}: expected a gallery file, found {'a folder' if file.is_dir() else 'nothing'}")

@@ -21,9 +21,7 @@ def check_output(path: str | os.PathLike[str], what: str) -> Path:
     Raises:
       BdfError: a folder, or a place that cannot be written to.
     """
-    file = Path(path).expanduser()
-    if file.is_dir() or not file.name:
-        raise BdfError(f"{what}={path}: expected the name of a file to write, found a folder")
+    file = _file(path, f"{what}={path}")
     partial = _partial(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +39,7 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     Raises:
       BdfError: the file cannot be written.
     """
-    file = Path(path).expanduser()
+    file = _file(path, str(path))
     partial = _partial(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -61,6 +59,15 @@ def write_text(path: str | os.PathLike[str], text: Any) -> None:
     """Writes a text file in UTF-8; names that are not UTF-8 are escaped."""
     with replaced(path) as out:
         out.write(str(text).encode("utf-8", "backslashreplace"))
+
+
+def _file(path: str | os.PathLike[str], what: str) -> Path:
+    if not isinstance(path, (str, os.PathLike)):
+        raise BdfError(f"expected the path of a file to write, found {type(path).__name__}")
+    file = Path(path).expanduser()
+    if file.is_dir() or not file.name:
+        raise BdfError(f"{what}: cannot be written: expected the name of a file to write, found a folder")
+    return file
 
 
 def _partial(file: Path) -> Path:

@@ -294,7 +294,7 @@ def _levels(values: np.ndarray, name: str) -> np.ndarray:
             f"{name}: expected 8 or 16 bits a channel (uint8, uint16), found {values.dtype} from {values.min()} to "
             f"{values.max()}; convert it, so that white is 255 or 65535"
         )
-    if values.dtype.kind not in "fV":
+    if values.dtype.kind not in "fV" or values.dtype.names:
         raise BdfError(f"{name}: expected pixels in uint8, uint16 or floating point, found {values.dtype}")
     values = values.astype(np.float32)  # also of JAX's bfloat16, which NumPy calls V
     low, high = values.min(), values.max()

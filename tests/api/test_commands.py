@@ -85,7 +85,7 @@ def test_a_folder_of_queries_and_the_default_k(run, people, tmp_path, capsys):
     [
         ("embed", {"images": "nowhere"}, "nowhere: cannot be read: No such file"),
         ("embed", {"modality": "thermal"}, "modality: expected 'visible' or 'infrared', found 'thermal'"),
-        ("embed", {"out": "."}, "--out=.: expected the name of a file to write, found a folder"),
+        ("embed", {"out": "."}, "--out=.: cannot be written: expected the name of a file to write, found a folder"),
         ("embed", {"out": "/proc/none/f.npz"}, "--out=/proc/none/f.npz: cannot be written"),
         ("embed", {"model": "nowhere"}, "nowhere: no such folder"),
         ("embed", {"step": "3"}, "no checkpoint of step 3"),
@@ -94,7 +94,7 @@ def test_a_folder_of_queries_and_the_default_k(run, people, tmp_path, capsys):
         ("search", {"gallery_modality": "x"}, "modality: expected 'visible' or 'infrared', found 'x'"),
         ("search", {"query": "nowhere"}, "nowhere: cannot be read: No such file"),
         ("search", {"json": "/proc/none.json"}, "--json=/proc/none.json: cannot be written"),
-        ("search", {"html": "."}, "--html=.: expected the name of a file to write"),
+        ("search", {"html": "."}, "--html=.: cannot be written: expected the name of a file"),
         ("search", {"save_gallery": "/proc/g.npz"}, "--save-gallery=/proc/g.npz: cannot be written"),
     ],
 )

@@ -220,6 +220,22 @@ def gallery_arrays(**changes):
     return arrays | changes
 
 
+def test_what_is_no_path_and_no_model_is_refused(gallery, saved, model, run, people):
+    for attempt, problem in (
+        (lambda: bdf_jax.open_gallery(None), "expected the path of a gallery file, found NoneType"),
+        (lambda: bdf_jax.open_gallery(saved, 3), "model: expected what bdf_jax.load returns, or a path, found int"),
+        (lambda: gallery.save(None), "expected the path of a file to write, found NoneType"),
+        (lambda: gallery.save(""), "expected the name of a file"),
+        (
+            lambda: model.gallery(people, ids=3),
+            "ids: expected a list, a dictionary, a function .* found int",
+        ),
+    ):
+        with pytest.raises(BdfError, match=problem):
+            attempt()
+    assert len(bdf_jax.open_gallery(saved, run)) == 10
+
+
 def test_what_cannot_be_saved_leaves_the_old_file(gallery, saved, tmp_path):
     before = saved.read_bytes()
     (tmp_path / "folder").mkdir()
