@@ -90,10 +90,11 @@ def wrong_parts(command: str) -> list[str]:
     wrong = []
     words = shlex.split(command)
     for word in words:
-        path = word.partition("=")[2].split(":")[0] if word.startswith("--") else word
-        ours = re.match(r"^(configs|benchmarks|docs|tests|notebooks|bdf_jax)/\S+|^\w+\.py$|^requirements\S*$", path)
-        if ours and not (ROOT / path).exists():
-            wrong.append(f"no file {path}")
+        for name in word.partition("=")[2].split(",") if word.startswith("--") else [word]:
+            path = name.split(":")[0]
+            ours = re.match(r"^(configs|benchmarks|docs|tests|notebooks|bdf_jax)/\S+|^\w+\.py$|^requirements\S*$", path)
+            if ours and not (ROOT / path).exists():
+                wrong.append(f"no file {path}")
         if word.startswith("--config."):
             field = word.removeprefix("--config.").partition("=")[0]
             wrong += [] if field in configs.field_names() else [f"no field {field}"]
