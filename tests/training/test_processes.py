@@ -257,7 +257,7 @@ def test_a_process_that_falls_out_ends_the_other_soon_and_with_a_message(tmp_pat
 def test_a_training_whose_process_is_killed_stops_and_can_be_continued(alone, config, tmp_path):
     changed = vary(config, {"training.checkpoint_every": 2})
     workdir = tmp_path / "run"
-    with workers(changed, workdir, tmp_path, 2, 2, pause=0.5) as started:
+    with workers(changed, workdir, tmp_path, 2, 2, pause=0.5, silence=20) as started:
         started.until(lambda: (workdir / "checkpoints" / "2").is_dir())
         started.all[1].kill()
         assert started.all[0].wait(LIMIT) == 1
