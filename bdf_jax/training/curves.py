@@ -26,6 +26,7 @@ UNITS = {"learning_rate": "learning rate", "validation/mAP": "mAP, validation id
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STROKES = ("-", "--", ":", "-.")
 WIDE = 3  # panels in a row
+PANEL = (4.6, 3.0)  # (width, height), inches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,35 +118,43 @@ def draw_curves(runs: Sequence[Curves], metrics: Sequence[str], out: str | Path,
     if not 0 <= smooth < 1:
         raise BdfError(f"--smooth: expected a share of the run from 0 to below 1, found {smooth}")
     from matplotlib.figure import Figure  # slow to import; a figure of its own needs no display
+    from matplotlib.lines import Line2D
 
+    drawn = [(i, run) for i, run in enumerate(runs) if any(metric in run.series for metric in metrics)]
     columns = min(WIDE, len(metrics))
     rows = -(-len(metrics) // columns)
-    figure = Figure(figsize=(4.6 * columns, 3.0 * rows + 0.3 * len(runs) ** 0.5 + 0.5), dpi=110, layout="constrained")
+    # A name takes about a twelfth of an inch a letter, and half an inch for its line.
+    letters = int((PANEL[0] * columns - 0.6) * 12)
+    labels = [_plain(run.name if len(run.name) <= letters else "..." + run.name[3 - letters :]) for _, run in drawn]
+    beside = max(1, int(PANEL[0] * columns / (max(map(len, labels)) / 12 + 0.5)))
+    height = PANEL[1] * rows + 0.25 * -(-len(labels) // beside) + 0.2
+    figure = Figure(figsize=(PANEL[0] * columns, height), dpi=110, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     width = smooth * max(steps[-1] for run in runs for steps, _ in run.series.values())
-    handles: dict[str, Any] = {}
     for panel, metric in zip(panels, metrics, strict=False):
-        for i, run in enumerate(runs):
+        for i, run in drawn:
             if metric in run.series:
-                handles[run.name] = _line(panel, i, *run.series[metric], 0 if metric in EXACT else width)
+                _line(panel, i, *run.series[metric], 0 if metric in EXACT else width)
         _label(panel, metric)
     for panel in panels[len(metrics) :]:
         panel.set_visible(False)
-    names = [run.name for run in runs if run.name in handles]
-    figure.legend(
-        [handles[name] for name in names], [_plain(name) for name in names], loc="outside upper center",
-        ncols=min(len(names), 2 * columns), frameon=False,
-    )  # fmt: skip
+    handles = [Line2D([], [], **_style(i)) for i, _ in drawn]
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), beside), frameon=False)
     return _save(figure, path)
 
 
-def _line(panel: Any, number: int, steps: np.ndarray, values: np.ndarray, width: float) -> Any:
-    style = {"color": COLOURS[number % len(COLOURS)], "linestyle": STROKES[number // len(COLOURS) % len(STROKES)]}
+def _style(number: int) -> dict[str, Any]:
+    return {"color": COLOURS[number % len(COLOURS)], "linestyle": STROKES[number // len(COLOURS) % len(STROKES)]}
+
+
+def _line(panel: Any, number: int, steps: np.ndarray, values: np.ndarray, width: float) -> None:
+    style = _style(number)
     if len(values) <= FEW:
-        return panel.plot(steps, values, marker="o", markersize=4, **style)[0]
+        panel.plot(steps, values, marker="o", markersize=4, **style)
+        return
     if width > 0:
         panel.plot(steps, values, alpha=0.22, linewidth=0.8, **style)
-    return panel.plot(steps, smoothed(steps, values, width), linewidth=1.6, **style)[0]
+    panel.plot(steps, smoothed(steps, values, width), linewidth=1.6, **style)
 
 
 def _label(panel: Any, metric: str) -> None:
