@@ -30,8 +30,7 @@ ADDED = (
     (r"^python -m bdf_jax\.data\.world ", "--train-ids=4 --test-ids=2 --images=2 --height=32 --width=16"),
     # The reader's feature files are of the real test set, the test's are of a tiny world's.
     (r"^python evaluate\.py --features=.*--dataset=sysu_mm01", "--root={sysu_mm01}"),
-    (r"^python benchmarks/evaluation\.py", "--dimensions=8 --queries=4 --repeats=1"),
-    (r"^python benchmarks/retrieval\.py", "--sizes=300 --dimensions=8 --queries=4 --repeats=1 --block=128"),
+    (r"^python benchmarks/retrieval\.py", "--sizes=300 --dimensions=8 --queries=4 --block=128"),
 )
 
 # Regular expression of a command -> why it does not run here. Its files and flags are checked all the same.
@@ -41,6 +40,10 @@ NOT_RUN = (
     (r"^python -m pytest", "is what runs this test"),
     (r"^python benchmarks/ablation\.py", "takes hours; bdf_jax's own runs are tested with every configuration"),
     (r"^python -m bdf_jax (trials|ablation) ", "trains many networks; tests/commands runs short ones"),
+    (
+        r"^python benchmarks/evaluation\.py",
+        "measures at the real sizes; tests/evaluation holds the same against plain loops",
+    ),
     (r"^python benchmarks/real_pixels\.py", "takes half an hour; tests/real_pixels runs short versions"),
 )
 
