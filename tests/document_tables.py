@@ -45,7 +45,10 @@ NOT_RUN = (
         "measures at the real sizes; tests/evaluation holds the same against plain loops",
     ),
     (r"^python benchmarks/real_pixels\.py", "takes half an hour; tests/real_pixels runs short versions"),
-    (r"^python benchmarks/(train_step|modalities)\.py", "take minutes; tests/test_benchmarks_train_step.py runs small ones"),
+    (
+        r"^python benchmarks/(train_step|modalities)\.py",
+        "take minutes; tests/test_benchmarks_train_step.py runs small ones",
+    ),
 )
 
 
