@@ -125,7 +125,8 @@ def page(title: str, body: str) -> str:
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
         "style-src 'unsafe-inline'\">"
         f"<title>{escaped(title)}</title>"
-        "<style>body{font-family:system-ui,sans-serif;margin:24px;color:#1d2329;background:#fff}</style>"
+        "<style>body{font-family:system-ui,sans-serif;margin:24px;color:#1d2329;background:#fff}"
+        "h1{font-size:20px;overflow-wrap:anywhere}</style>"
         f"</head><body>\n<h1>{escaped(title)}</h1>\n{body}\n</body></html>\n"
     )
 
