@@ -42,7 +42,7 @@ NOT_RUN = (
     (r"^python -m bdf_jax (trials|ablation) ", "trains many networks; tests/commands runs short ones"),
     (
         r"^python benchmarks/evaluation\.py",
-        "measures at the real sizes; tests/evaluation holds the same against plain loops",
+        "measures at the real sizes; tests/evaluation compares with plain loops",
     ),
     (r"^python benchmarks/real_pixels\.py", "takes half an hour; tests/real_pixels runs short versions"),
     (
