@@ -111,7 +111,8 @@ def train(config: Config, dataset: Dataset, folder: Path, total: int) -> TrainSt
                 stop = termination.reached(step)
                 validate = config.training.validate_every and step % config.training.validate_every == 0
                 if stop or validate or step == total or step % config.training.checkpoint_every == 0:
-                    watch.check()  # a state is saved only once it is known to be finite
+                    # A state is saved only once it is known to be finite.
+                    watch.check(validating=bool(validate))
                     score = validation_map(config, _variables(state), classes, dataset) if validate else None
                     if score is not None:
                         watch.validated(step, score)

@@ -55,6 +55,7 @@ class Watch:
         self._bar = bar(total=total, initial=start, unit="step", disable=not progress)
         self._line_every = max(1, total // LINES)
         self._pending: list[tuple[int, Metrics]] = []
+        self._held: dict[str, float] = {}
 
     def next_batch(self, batches: Iterator[Batch]) -> Batch:
         """The next of `batches`; the time that it takes is the time spent waiting for data."""
@@ -69,8 +70,11 @@ class Watch:
             self.check()  # all but this step, which the device may still be computing
         self._pending.append((step, metrics))
 
-    def check(self) -> None:
+    def check(self, *, validating: bool = False) -> None:
         """Fetches and writes all pending metrics.
+
+        Args:
+          validating: the last step is about to be validated: its line waits for `validated`, for a step has one line.
 
         Raises:
           BdfError: a loss is not finite; names the step and the terms.
@@ -80,8 +84,10 @@ class Watch:
         for step, device_metrics in pending:
             metrics = {name: float(value) for name, value in sorted(jax.device_get(device_metrics).items())}
             _check_finite(step, metrics)
-            if step % self._log_every == 0 or step in (1, self._total):
-                metrics["learning_rate"] = float(self._rate(step - 1))
+            metrics["learning_rate"] = float(self._rate(step - 1))
+            if validating and step == pending[-1][0]:
+                self._held = metrics
+            elif step % self._log_every == 0 or step in (1, self._total):
                 self._file.write(step, metrics)
                 self._events.scalars(step, metrics)
                 last = step
@@ -101,10 +107,10 @@ class Watch:
 
     def validated(self, step: int, mean_ap: float) -> None:
         """Takes the mAP, 0..1, of the validation identities."""
-        percent = 100 * mean_ap
-        self.say(f"step {step}: mAP {percent:.2f} on the validation identities")
-        self._file.write(step, {VALIDATION: percent})
-        self._events.scalars(step, {VALIDATION: percent})
+        metrics = self._held | {VALIDATION: 100 * mean_ap}
+        self.say(f"step {step}: mAP {metrics[VALIDATION]:.2f} on the validation identities")
+        self._file.write(step, metrics)
+        self._events.scalars(step, metrics)
 
     def show(self, step: int, name: str, image_HWC: np.ndarray) -> None:
         """Takes a picture, (H, W, 3) uint8."""

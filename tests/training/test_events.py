@@ -108,6 +108,7 @@ def test_every_number_of_metrics_jsonl_is_in_the_event_file_once_and_the_rates_b
     _, workdir = watched
     found = scalars(workdir)
     assert len(found) == len(dict(found)), "a number was written twice"
+    assert [line["step"] for line in metric_lines(workdir)] == [1, 2, 3, 4, 5, 6]
     expected = {
         (line["step"], name): value for line in metric_lines(workdir) for name, value in line.items() if name != "step"
     }
