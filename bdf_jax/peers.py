@@ -13,12 +13,13 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from bdf_jax.errors import BdfError
@@ -65,16 +66,18 @@ def session(
     import jax
 
     where = _at(launch)
-    abort = _Abort(f"the processes of this run did not find each other within {start_seconds} s{where}: {{cause}}")
+    abort = _Abort(
+        lambda cause: f"the processes of this run did not find each other within {start_seconds} s{where}: {cause}"
+    )
     try:
         _connect(launch, abort, silence_seconds, start_seconds)
         jax.devices()  # the processes exchange what devices they have
     except (RuntimeError, ValueError) as error:
-        _leave(abort.message.format(cause=str(error).splitlines()[0]), 1)
+        _leave(abort.message(str(error).splitlines()[0]), 1)
     from bdf_jax import distributed
 
-    abort.message = distributed.died("another process of this run died (process 0, or the connection to it)")
     peers = _Peers(distributed.client(), jax.process_index(), jax.process_count(), silence_seconds)
+    abort.message = lambda _: peers.lost("another process of this run died (process 0, or the connection to it)")
     try:
         distributed.barrier("connected")  # from here on all of them listen
         _open_channels()
@@ -102,6 +105,7 @@ def _at(launch: Launch) -> str:
 def _connect(launch: Launch, abort: _Abort, silence_seconds: int, start_seconds: int) -> None:
     import jax
 
+    _check_port(launch)
     # SIGTERM is handled by the train loop, in which it has a meaning; elsewhere it ends the process as ever.
     jax.config.update("jax_enable_preemption_service", False)
     with abort.instead_of_its_output():
@@ -113,6 +117,21 @@ def _connect(launch: Launch, abort: _Abort, silence_seconds: int, start_seconds:
             heartbeat_timeout_seconds=max(100, 3 * silence_seconds),  # JAX's own watch, should this one fail
             shutdown_timeout_seconds=60,
         )
+
+
+def _check_port(launch: Launch) -> None:
+    """Raises BdfError where process 0 cannot listen; JAX would end by a segmentation fault, without a word."""
+    if launch.process != 0 or launch.coordinator is None or os.environ.get("JAX_COORDINATOR_BIND_ADDRESS"):
+        return
+    port, both = int(launch.coordinator.rpartition(":")[2]), socket.has_dualstack_ipv6()
+    try:
+        family = socket.AF_INET6 if both else socket.AF_INET
+        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
+    except OSError as error:
+        raise BdfError(
+            f"--coordinator={launch.coordinator}: process 0 cannot listen at this port: {error.strerror}; wait for the "
+            "run that uses it to end, or name another port in all processes"
+        ) from error
 
 
 def _open_channels() -> None:
@@ -142,7 +161,8 @@ class _Peers:
         self._client, self._process, self._processes = client, process, processes
         self._silence, self._beat = silence_seconds, max(0.5, silence_seconds / 6)
         self._over, self._speaking = threading.Event(), threading.Lock()
-        self._heard = time.monotonic()
+        self._heard = self._awake = time.monotonic()
+        self._stood_still = 0.0  # seconds: the longest time in which no thread of this process ran
         self._counts: dict[int, tuple[str, float]] = {}
         self._gone = 0  # processes that say nothing any more
         targets = (self._listen, self._watch_coordinator)
@@ -169,11 +189,9 @@ class _Peers:
             code, said = (error.code if isinstance(error.code, int) else 1), f"exit {error.code}"
         elif any(word in str(error) for word in CONNECTION):
             # The connection broke before the reason for it came round; mostly the other process is just dead.
-            from bdf_jax import distributed
-
             time.sleep(2)
             self._gone = max(1, self._gone)
-            said = f"{distributed.died()} ({str(error).splitlines()[0][:200]})"
+            said = f"{self.lost('another process of this run died')} ({str(error).splitlines()[0][:200]})"
         shown = said or f"{type(error).__name__}: {str(error).splitlines()[0][:300] if str(error) else ''}"
         with self._speaking:
             # What ends one process for a while, such as SIGTERM, ends the others with the same exit code.
@@ -201,8 +219,6 @@ class _Peers:
             time.sleep(0.1)
 
     def _listen(self) -> None:
-        from bdf_jax import distributed
-
         for count in range(1 << 62):
             try:
                 message, code = json.loads(self._client.blocking_key_value_get(FAILED, int(1000 * self._beat)))
@@ -210,7 +226,7 @@ class _Peers:
                 if self._over.is_set():
                     return
                 if "DEADLINE_EXCEEDED" not in str(error):
-                    self._stop(distributed.died("another process of this run died: process 0 cannot be reached"))
+                    self._stop(self.lost("another process of this run died: process 0 cannot be reached"))
             else:
                 if not message:
                     return
@@ -223,11 +239,20 @@ class _Peers:
                     self._look_at_others()
 
     def _silent(self, processes: str) -> str:
-        from bdf_jax import distributed
-
-        return distributed.died(
+        return self.lost(
             f"another process of this run died or hangs: nothing was heard of process {processes} for "
             f"{self._silence:g} s"
+        )
+
+    def lost(self, seen: str) -> str:
+        """What to say when the others are gone: what was seen of it, or that this process was the one that left."""
+        from bdf_jax import distributed
+
+        still = max(self._stood_still, time.monotonic() - self._awake)
+        if still <= self._silence:
+            return distributed.died(seen)
+        return distributed.died(
+            f"this process itself stood still for {still:.0f} s; the others take it for dead after {self._silence:g} s"
         )
 
     def _look_at_others(self) -> None:
@@ -245,8 +270,12 @@ class _Peers:
 
     def _watch_coordinator(self) -> None:
         while not self._over.wait(min(1.0, self._beat)):
+            now = time.monotonic()
+            self._stood_still, self._awake = max(self._stood_still, now - self._awake), now
+            if self._stood_still > self._silence:
+                self._gone = self._processes - 1  # the others have ended meanwhile
             # Calls to a process that is stopped, not dead, do not return.
-            if time.monotonic() - self._heard > self._silence + self._beat:
+            if now - self._heard > self._silence + self._beat:
                 self._stop(self._silent("0"))
 
     def _stop(self, message: str, code: int = 1) -> None:
@@ -283,10 +312,10 @@ class _Abort:
     """JAX ends a process by abort() when the coordination service is lost; this is what is said then.
 
     Attributes:
-      message: what to say; `{cause}` in it is JAX's status.
+      message: from JAX's status to what to say.
     """
 
-    def __init__(self, message: str):
+    def __init__(self, message: Callable[[str], str]):
         self.message = message
         self._stderr, self._kept = 2, -1
         self._libc = ctypes.CDLL(None)
@@ -321,5 +350,5 @@ class _Abort:
         if self._kept >= 0:
             text = os.pread(self._kept, 1 << 16, 0).decode(errors="replace")
             cause = text.partition("absl::Status: ")[2].partition("\n")[0][:200] or cause
-        os.write(self._stderr, f"error: {self.message.replace('{cause}', cause)}\n".encode())
+        os.write(self._stderr, f"error: {self.message(cause)}\n".encode())
         os._exit(1)

@@ -252,6 +252,12 @@ def test_a_process_that_falls_out_ends_the_other_soon_and_with_a_message(tmp_pat
             assert "start the same command again in all processes to continue from the last checkpoint" in said
             assert "Traceback" not in said
         assert time.monotonic() - began < 60  # silence_seconds is 3; the rest is a busy machine
+        for name, victim, started in runs:
+            if name == "SIGSTOP":  # one that goes on after all finds out that it was the one
+                started.all[victim].send_signal(signal.SIGCONT)
+                assert started.all[victim].wait(LIMIT) == 1
+                assert "this process itself stood still for " in started.said(victim)
+                assert "Traceback" not in started.said(victim)
 
 
 def test_a_training_whose_process_is_killed_stops_and_can_be_continued(alone, config, tmp_path):
@@ -298,6 +304,18 @@ def test_a_coordinator_that_is_not_there_is_an_error_within_the_time_given(tmp_p
         assert started.codes() == [1]
         assert started.said(0).startswith("error: the processes of this run did not find each other within 2 s at 127.")
         assert "stack trace" not in started.said(0)
+
+
+def test_a_port_that_is_taken_is_named(tmp_path):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        run_it = [str(ROOT / "train.py"), f"--config={ROOT}/configs/demo.py", f"--workdir={tmp_path / 'run'}"]
+        flags = [f"--coordinator={address}", "--processes=2", "--process=0"]
+        with Processes([run_it + flags], 1, tmp_path) as started:
+            assert started.codes() == [1]
+            assert started.said(0).startswith(f"error: --coordinator={address}: process 0 cannot listen at this port: ")
 
 
 A = "10.0.0.1:1234"
