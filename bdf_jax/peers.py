@@ -129,8 +129,9 @@ def _check_port(launch: Launch) -> None:
         socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
     except OSError as error:
         raise BdfError(
-            f"--coordinator={launch.coordinator}: process 0 cannot listen at this port: {error.strerror}; wait for the "
-            "run that uses it to end, or name another port in all processes"
+            f"--coordinator={launch.coordinator}: process 0 cannot listen at this port: "
+            f"{os.strerror(error.errno or 0)}; wait for the run that uses it to end, or name another one in all "
+            "processes"
         ) from error
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.extend import core
 
 from bdf_jax import losses
 from bdf_jax.augment import augment, step_key
@@ -15,6 +16,7 @@ from bdf_jax.errors import BdfError
 from bdf_jax.models import Network
 from bdf_jax.training.analysis import analyse, kept_for_the_gradient
 from bdf_jax.training.compile import compile_step
+from bdf_jax.training.optimiser import make_optimiser
 from bdf_jax.training.state import initial_state
 from bdf_jax.training.step import train_step
 
@@ -125,3 +127,41 @@ def test_rematerialisation_changes_no_number_beyond_rounding(without_remateriali
     _, found, metrics = one_step(vary(TINY, PARTED | {"model.remat": remat}))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), metrics, expected_metrics)
+
+
+def equations(jaxpr):
+    """Every equation of a program, those of its inner programs too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in core.jaxprs_in_params(equation.params):
+            yield from equations(inner)
+
+
+# What statistics, distances, losses and the optimiser are made of.
+PRECISE = {"sqrt", "rsqrt", "exp", "log", "log1p", "logistic", "square", "integer_pow", "pow", "argmax", "sort"}
+
+
+@pytest.mark.parametrize(("arch", "slices"), [("tiny", 1), ("resnet18", 2)])
+def test_bfloat16_is_for_convolutions_and_what_lies_between_them(arch, slices):
+    """The whole step, gradients and update included: parameters, statistics, distances and losses stay float32."""
+    config = vary(TINY, {"model.dtype": "bfloat16", "model.arch": arch, "training.slices": slices})
+    network, optimiser = Network(config.model, 7), make_optimiser(config, 10)
+    step = functools.partial(train_step, network=network, optimiser=optimiser, config=config, gather=lambda x: x)
+    state = jax.eval_shape(lambda: initial_state(network, optimiser, 0, config.data.image_size))
+    program, (after, metrics) = jax.make_jaxpr(step, return_shape=True)(state, *batch())
+    assert jax.tree.map(lambda leaf: leaf.dtype, after) == jax.tree.map(lambda leaf: leaf.dtype, state)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(state)} == {"float32", "int32"}
+    assert {str(value.dtype) for value in metrics.values()} == {"float32"}
+
+    low = jnp.dtype(jnp.bfloat16)
+    convolutions = 0
+    for equation in equations(program.jaxpr):
+        name, types = equation.primitive.name, {getattr(v.aval, "dtype", None) for v in equation.invars}
+        if name == "conv_general_dilated":
+            convolutions += 1
+            assert types == {low}
+        if low in types and (name in PRECISE or name.startswith("reduce_")):
+            # The maximum of a pooling window and its gradient, which counts the elements that are equal to it.
+            assert name in ("reduce_max", "reduce_sum")
+            assert equation.invars[0].aval.size <= 4 * equation.outvars[0].aval.size
+    assert convolutions
