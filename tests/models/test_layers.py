@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bdf_jax.models.layers import BatchNorm, Conv, max_pool
+from bdf_jax.models.mobilenet import DepthwiseConv
 from bdf_jax.models.resnet import ARCHITECTURES, Stage
 
 
@@ -109,6 +110,56 @@ def test_per_modality_batch_norm_is_one_batch_norm_for_each():
             updates["batch_stats"]["mean"][modality], statistics["batch_stats"]["mean"], atol=1e-6
         )
     np.testing.assert_array_equal(updates["batch_stats"]["mean"][np.array([0, 2])], 0)
+
+
+@pytest.mark.parametrize(
+    ("layer", "channels"),
+    [
+        (Conv(2, 3, dtype=jnp.bfloat16), 2),
+        (Conv(2, 7, 2, dtype=jnp.bfloat16), 3),
+        (DepthwiseConv(dtype=jnp.bfloat16), 2),
+    ],
+    ids=["convolution", "stem", "depthwise"],
+)
+def test_in_bfloat16_the_gradient_of_a_kernel_is_summed_in_float32(layer, channels):
+    """Over thousands of ones, which bfloat16 cannot count further than to 256."""
+    x = jnp.ones((4, 4, 40, 20, channels))
+    variables = layer.init(jax.random.key(0), x)
+    gradients = jax.jit(jax.grad(lambda v: layer.apply(v, x).astype(jnp.float32).sum()))(variables)
+    size = layer.apply(variables, x)[..., 0].size
+    middle = jax.tree.leaves(gradients)[0]
+    middle = middle[middle.shape[0] // 2, middle.shape[1] // 2]
+    np.testing.assert_allclose(middle, np.full_like(middle, size), rtol=2**-8)
+
+
+@pytest.mark.parametrize("modalities", [None, (1, 3)])
+def test_gradients_of_batch_norm_go_through_the_statistics_of_the_batch(modalities):
+    rng = np.random.default_rng(6)
+    x = rng.normal(2, 3, size=(6, 2, 5, 4, 3)).astype(np.float32)
+    shape = (3,) if modalities is None else (4, 3)
+    params = {name: rng.normal(1, 0.5, size=shape).astype(np.float32) for name in ("scale", "bias")}
+    norm = BatchNorm(modalities=modalities)
+    statistics = norm.init(jax.random.key(0), x, train=True)["batch_stats"]
+
+    def ours(params, x):
+        return norm.apply({"params": params, "batch_stats": statistics}, x, train=True, mutable=["batch_stats"])[0]
+
+    weighting = rng.normal(size=x.shape).astype(np.float32)
+    of_params, of_x = jax.vjp(ours, params, x)[1](weighting)
+    expected = {name: np.zeros(shape) for name in params}
+    sets = [(slice(None), ...)] if modalities is None else [(slice(i, i + 1), m) for i, m in enumerate(modalities)]
+    for positions, row in sets:
+        part, gradient = x[:, positions].astype(np.float64), weighting[:, positions].astype(np.float64)
+        deviation = np.sqrt(part.var((0, 1, 2, 3)) + 1e-5)
+        normal = (part - part.mean((0, 1, 2, 3))) / deviation
+        expected["bias"][row] = gradient.sum((0, 1, 2, 3))
+        expected["scale"][row] = (gradient * normal).sum((0, 1, 2, 3))
+        # What a change of one value does by itself, less what it does through the mean and through the variance.
+        centred = gradient - gradient.mean((0, 1, 2, 3)) - normal * (gradient * normal).mean((0, 1, 2, 3))
+        found = np.asarray(of_x)[:, positions]
+        np.testing.assert_allclose(found, params["scale"][row] / deviation * centred, atol=1e-5)
+    for name, value in expected.items():
+        np.testing.assert_allclose(of_params[name], value, atol=1e-3)
 
 
 @pytest.mark.parametrize(
