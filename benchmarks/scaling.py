@@ -156,13 +156,15 @@ def modelled(sizes: Sizes, devices: int, classes: int, chip: Accelerator) -> dic
     while (images := -(-each * devices // classes)) > 8 and each > 1:
         each //= 2  # fewer pairs a device, rather than more than eight images of every identity
     pairs = each * devices
-    outside = devices > chip.group
-    link = min(chip.link, chip.outside) if outside else chip.link
-    ring = (devices - 1) / devices
+    groups = -(-devices // chip.group)
+    inside = min(devices, chip.group)
     compute = each * sizes.flops / (REACHED * chip.flops)
     mine = mining(sizes, pairs) / (REACHED * chip.flops)
-    send = (2 * reduced(sizes) + 2 * gathered(sizes, pairs)) * ring / link
-    wait = 2 * (2 * sizes.layers + 2) * (LATENCY_OUTSIDE if outside else LATENCY) / 2
+    # Ring algorithms, twice over for a sum (scatter and gather) and for features (forward, and backward at most as
+    # much); between groups each device carries its share of what its group has to say.
+    sent = 2 * (reduced(sizes) + gathered(sizes, pairs))
+    send = sent * (inside - 1) / inside / chip.link + sent * (groups - 1) / groups / inside / chip.outside
+    wait = (2 * sizes.layers + 2) * (LATENCY + (LATENCY_OUTSIDE if groups > 1 else 0))
     step = compute + mine + send + wait
     hosts = max(1, devices // chip.host)
     return {

@@ -4,6 +4,7 @@ A command in a document runs for real, in a folder that looks like a checkout wi
 `NOT_RUN` says why it cannot. Nothing has to be entered here for a command that runs as it stands.
 """
 
+import shutil
 import types
 from pathlib import Path
 
@@ -44,6 +45,14 @@ NOT_RUN = (
         r"^python benchmarks/evaluation\.py",
         "measures at the real sizes; tests/evaluation compares with plain loops",
     ),
+    (
+        r"^python benchmarks/(compiled|scaling)\.py",
+        "compile ResNet-50; tests/training/test_analysis.py runs small ones",
+    ),
+    (r"^python tests/training/devices\.py", "takes a minute; tests/training/test_devices.py runs it"),
+    (r"^gcloud ", "needs a TPU pod"),
+    (r"^srun ", "needs a SLURM cluster"),
+    (r"--coordinator=", "waits for the other process; tests/training/test_processes.py starts both"),
     (r"^python benchmarks/real_pixels\.py", "takes half an hour; tests/real_pixels runs short versions"),
     (
         r"^python benchmarks/(train_step|modalities)\.py",
@@ -63,6 +72,11 @@ def given(place: Path, trees: dict[str, Path]) -> dict[str, object]:
         columns = {"pids": index.pids, "cams": index.cams, "modality": index.modalities, "names": index.names}
         np.savez(place / f"{name}.npz", features=features_ND + rng.standard_normal(features_ND.shape), **columns)
     np.save(place / "gallery.npy", rng.standard_normal((50, 8)).astype(np.float32))
+    infrared = sorted((trees["sysu_mm01"] / "cam3").glob("*/*.jpg"))
+    (place / "photos").mkdir()
+    for i, path in enumerate(infrared[:4], 1):
+        shutil.copy(path, place / "photos" / f"{i:04}.jpg")
+    shutil.copytree(trees["sysu_mm01"] / "cam1", place / "people")
     return {
         # PyTorch is not installed: the three methods that the snippet calls, on NumPy arrays.
         "torch": types.SimpleNamespace(cat=lambda parts: _Tensor(np.concatenate(parts))),

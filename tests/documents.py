@@ -117,6 +117,8 @@ def known_flags(script: Path, subcommand: str | None) -> set[str] | None:
         importlib.import_module(f"bdf_jax.commands.{COMMANDS[subcommand][0]}").add_arguments(parser)
         return {flag.replace("-", "_") for flag in re.findall(r"--[\w-]+", parser.format_help())}
     source = script.read_text()
+    if "import cli, launch" in source or "launch.define_flags()" in source:
+        source += (ROOT / "bdf_jax/launch.py").read_text()
     absl = re.findall(r"DEFINE_\w+\(\s*\"([\w-]+)\"", source)
     plain = re.findall(r"add_argument\(\s*\"--([\w-]+)\"", source)
     return {"__" + name.replace("-", "_") for name in [*absl, *plain, "config", "help", "helpshort"]}

@@ -13,6 +13,7 @@ import functools
 import json
 import os
 import sys
+from pathlib import Path
 
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 
@@ -20,6 +21,8 @@ import jax
 import numpy as np
 import optax
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # from a checkout that is not installed
 
 from bdf_jax.config import Config, vary
 from bdf_jax.models import Network
