@@ -51,17 +51,39 @@ class DepthwiseConv(nn.Module):
         H, W, C = x.shape[-3:]
         # He et al. 2015: 9 inputs and 9 outputs reach an element.
         init = nn.initializers.normal(math.sqrt(2 / 9))
-        kernel = self.param("kernel", init, (3, 3, 1, C), jnp.float32).astype(self.dtype)
+        kernel = self.param("kernel", init, (3, 3, 1, C), jnp.float32)
         padding = [(0, 0)] * (x.ndim - 3) + [(1, 1), (1, 1), (0, 0)]
         padded = jnp.pad(x.astype(self.dtype), padding)
         step = self.stride
         height, width = step * ((H - 1) // step) + 1, step * ((W - 1) // step) + 1
         taps = [
-            padded[..., i : i + height : step, j : j + width : step, :] * kernel[i, j, 0]
+            _times(padded[..., i : i + height : step, j : j + width : step, :], kernel[i, j, 0])
             for i in range(3)
             for j in range(3)
         ]
         return functools.reduce(jnp.add, taps)
+
+
+@jax.custom_vjp
+def _times(x: jax.Array, tap_C: jax.Array) -> jax.Array:
+    """The product in the type of `x`. The gradient of the tap, a sum over all pixels of the batch, is float32.
+
+    bfloat16 no longer adds to a sum that is 256 times as large as a term.
+    """
+    return x * tap_C.astype(x.dtype)
+
+
+def _times_forward(x: jax.Array, tap_C: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _times(x, tap_C), (x, tap_C)
+
+
+def _times_backward(kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, tap_C = kept
+    products = x.astype(jnp.float32) * gradient.astype(jnp.float32)
+    return gradient * tap_C.astype(gradient.dtype), products.sum(tuple(range(x.ndim - 1)))
+
+
+_times.defvjp(_times_forward, _times_backward)
 
 
 class MobileStage(nn.Module):
