@@ -197,16 +197,17 @@ class _Peers:
         with self._speaking:
             # What ends one process for a while, such as SIGTERM, ends the others with the same exit code.
             self._publish(f"process {self._process} of {self._processes} stopped: {shown}", code)
-            self._take_leave()
             if not said:
                 traceback.print_exception(error)
-            _leave(said, code, before=self._wait_for_others)
+            _leave(said, code, before=self._take_leave)
 
     def _publish(self, message: str, code: int = 1) -> None:
         said = json.dumps([message, code])
         _within(LAST_WORDS_SECONDS, lambda: self._client.key_value_set(FAILED, said))
 
     def _take_leave(self) -> None:
+        """The last thing, after this process has said why it ends: once all took leave, process 0 takes JAX down."""
+        self._wait_for_others()
         if self._process:
             _within(2, lambda: self._client.key_value_set(f"{LEFT}/{self._process}", ""))
 
@@ -231,7 +232,6 @@ class _Peers:
             else:
                 if not message:
                     return
-                self._take_leave()
                 self._stop(message, code)
             with contextlib.suppress(Exception):  # the next round finds out what it is
                 self._client.key_value_set(f"{ALIVE}/{self._process}", str(count), allow_overwrite=True)
@@ -283,7 +283,7 @@ class _Peers:
         """From a thread: the main one may wait for a collective that never ends."""
         with self._speaking:
             if not self._over.is_set():
-                _leave(message, code, before=self._wait_for_others)
+                _leave(message, code, before=self._take_leave)
 
 
 def _leave(message: str, code: int, before: Any = lambda: None) -> None:
