@@ -119,6 +119,8 @@ def known_flags(script: Path, subcommand: str | None) -> set[str] | None:
     source = script.read_text()
     if "import cli, launch" in source or "launch.define_flags()" in source:
         source += (ROOT / "bdf_jax/launch.py").read_text()
+    if "import train_step" in source:  # a benchmark that has the flags of another
+        source += (ROOT / "benchmarks/train_step.py").read_text()
     absl = re.findall(r"DEFINE_\w+\(\s*\"([\w-]+)\"", source)
     plain = re.findall(r"add_argument\(\s*\"--([\w-]+)\"", source)
     return {"__" + name.replace("-", "_") for name in [*absl, *plain, "config", "help", "helpshort"]}

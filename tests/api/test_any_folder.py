@@ -69,8 +69,9 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path):
     """In a process of another user where this one may read everything."""
     make(tmp_path, "open/1.jpg", "shut/2.jpg")
     (tmp_path / "shut").chmod(0)
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        folder.chmod(0o755)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.geteuid() and folder.stat().st_mode & 0o055 != 0o055:
+            folder.chmod(folder.stat().st_mode | 0o055)  # the other user has to get this far
     script = (
         "import os, sys\n"
         "from bdf_jax.api.folders import list_images\n"

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[2]))  # from a checkout that is not installed
+
 
 def main(given):
     from absl import logging
