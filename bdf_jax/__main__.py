@@ -8,9 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from bdf_jax.compilation_cache import use_compilation_cache
-from bdf_jax.errors import BdfError
-
-INTERRUPTED = 130
+from bdf_jax.errors import exit_code_of
 
 # Command -> module in bdf_jax/commands and a line of help. Only the module that is asked for is imported.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -48,19 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     arguments.overrides = overrides
-    try:
+
+    def run() -> None:
         use_compilation_cache()
         command.run(arguments)
-        return 0
-    except BdfError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:  # `... | head`
-        sys.stderr.close()
-        return 0
+
+    return exit_code_of(run)
 
 
 if __name__ == "__main__":

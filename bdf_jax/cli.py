@@ -12,9 +12,9 @@ from ml_collections import config_flags
 
 from bdf_jax import config as configs
 from bdf_jax.compilation_cache import use_compilation_cache
-from bdf_jax.errors import BdfError
+from bdf_jax.errors import BdfError, exit_code_of
 
-WRONG_FLAG, INTERRUPTED = 2, 130
+WRONG_FLAG = 2
 
 
 def main(function: Callable[[Sequence[str]], int | None]) -> None:
@@ -24,21 +24,14 @@ def main(function: Callable[[Sequence[str]], int | None]) -> None:
     everything saved (the same command continues), 130 when interrupted.
     """
 
-    def guarded(argv: Sequence[str]) -> int | None:
-        try:
-            if len(argv) > 1:
-                raise BdfError(f"expected flags only (--name=value), found {' '.join(argv[1:])!r}")
-            use_compilation_cache()
-            return function(argv)
-        except BdfError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return error.exit_code
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            return INTERRUPTED
+    def run(argv: Sequence[str]) -> int | None:
+        if len(argv) > 1:
+            raise BdfError(f"expected flags only (--name=value), found {' '.join(argv[1:])!r}")
+        use_compilation_cache()
+        return function(argv)
 
     logging.set_verbosity(logging.WARNING)  # JAX and Orbax tell of every file and backend at INFO
-    app.run(guarded, flags_parser=_parse)
+    app.run(lambda argv: exit_code_of(lambda: run(argv)), flags_parser=_parse)
 
 
 def define_config(name: str = "config") -> flags.FlagHolder:

@@ -5,10 +5,8 @@ ONNX is not offered: the one maintained converter from JAX asks for an older Orb
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from bdf_jax.config import EvaluationConfig, to_dict, vary
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.features import depends_on_modality, flags_of, make_embed, similarity_of
 from bdf_jax.models import Network
+from bdf_jax.output import replaced
 
 FORMATS = ("stablehlo", "safetensors")
 MODALITIES = ("visible", "infrared")
@@ -240,15 +239,9 @@ def _claim(folder: Path) -> Path:
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     """Writes all files; the manifest comes last, and what an earlier export left and no one names any more goes."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            partial = folder / f".{name}.partial"
-            try:
-                partial.write_bytes(content)
-                os.replace(partial, folder / name)
-            finally:
-                with contextlib.suppress(OSError):
-                    partial.unlink()
+            with replaced(folder / name, f"--out={folder}: the export could not be written") as out:
+                out.write(content)
         for old in (*folder.glob("embed*.stablehlo"), *(folder / n for n in (WEIGHTS, JAX_EXAMPLE, NUMPY_EXAMPLE))):
             if old.name not in files:
                 old.unlink(missing_ok=True)

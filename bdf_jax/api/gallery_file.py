@@ -18,8 +18,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from bdf_jax.api.output import replaced
 from bdf_jax.errors import BdfError
+from bdf_jax.output import replaced
 
 FORMAT = 1
 SMALL = ("names", "ids", "modality", "about")  # what is read at once

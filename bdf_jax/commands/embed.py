@@ -44,8 +44,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Embeds the images and writes `features`, `names`, `ids`, `modality` and what is known of them."""
     from bdf_jax.api.model import modality_number
-    from bdf_jax.api.output import check_output, replaced
     from bdf_jax.evaluation.features import similarity_of
+    from bdf_jax.output import check_output, replaced
 
     modality = modality_number(arguments.modality)
     out = check_output(arguments.out, "--out")

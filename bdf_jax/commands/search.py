@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Prints a table of the results; every file that is asked for is checked before the work."""
     from bdf_jax.api.model import SkippedImages, modality_number
-    from bdf_jax.api.output import check_output, write_text
+    from bdf_jax.output import check_output, write_text
 
     outputs = {flag: getattr(arguments, flag) for flag in ("json", "html", "save_gallery")}
     for flag, path in outputs.items():

@@ -17,6 +17,7 @@ import numpy as np
 
 from bdf_jax.data.index import ImageIndex
 from bdf_jax.errors import BdfError
+from bdf_jax.output import replaced
 
 COLUMNS = ("features", "pids", "cams", "modality", "names")
 FLAGS = {"feature": "", "use": "", "flip_tta": False}  # what a file may say of its features, and the default
@@ -48,9 +49,6 @@ def save_features(
     flags: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a feature file; a file that was there stays whole until the new one is."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
     arrays: dict[str, Any] = {
         "features": features_ND,
         "pids": index.pids,
@@ -60,14 +58,8 @@ def save_features(
         "similarity": similarity,
         **(flags or {}),
     }
-    try:
-        with partial.open("wb") as out:
-            np.savez(out, **arrays)
-        partial.replace(path)
-    except OSError as error:
-        raise BdfError(f"features could not be saved to {path}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with replaced(path, f"features could not be saved to {path}") as out:
+        np.savez(out, **arrays)
 
 
 def load_features(path: str | Path) -> FeatureFile:

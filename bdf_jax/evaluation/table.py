@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bdf_jax.errors import BdfError
+from bdf_jax import output
 from bdf_jax.evaluation.statistics import METRICS
 
 NAMES = ("model", "direction", "mode", "shots", "gallery")
@@ -77,16 +76,7 @@ def write_json(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     Raises:
       BdfError: the file cannot be written.
     """
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(list(rows), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise BdfError(f"the table could not be written to {path}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    output.write_json(path, list(rows), f"the table could not be written to {path}")
 
 
 def _word(value: Any) -> str:

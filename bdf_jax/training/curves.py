@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import json
 import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from bdf_jax.errors import BdfError
+from bdf_jax.output import replaced
 
 METRICS = "metrics.jsonl"
 DEFAULT = ("loss", "did", "mml", "mdl", "accuracy", "deviation", "learning_rate", "validation")
@@ -176,16 +175,8 @@ def _plain(name: str) -> str:
 
 
 def _save(figure: Any, path: Path) -> Path:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(partial, format="png", facecolor="white")
-        os.replace(partial, path)
-    except OSError as error:
-        raise BdfError(f"--out={path}: the picture could not be written: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    with replaced(path, f"--out={path}: the picture could not be written") as out:
+        figure.savefig(out, format="png", facecolor="white")
     return path
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from bdf_jax.config import Config, to_dict
 from bdf_jax.errors import BdfError
+from bdf_jax.output import write_json
 from bdf_jax.training.workdir import claimed
 
 RESULT = "result.json"  # in the work folder of a finished run: its rows
@@ -114,16 +115,7 @@ def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
     Raises:
       BdfError: it cannot be written.
     """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(summary, indent=2) + "\n")
-        os.replace(partial, path)
-    except OSError as error:
-        raise BdfError(f"{path}: the results could not be written: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    write_json(path, summary, f"{path}: the results could not be written")
 
 
 def _finished(job: Job) -> dict[str, list[dict[str, Any]]] | None:

@@ -17,7 +17,8 @@ from typing import Any
 
 from bdf_jax.compilation_cache import use_compilation_cache
 from bdf_jax.config import from_dict
-from bdf_jax.errors import BdfError
+from bdf_jax.errors import exit_code_of
+from bdf_jax.output import write_json
 from bdf_jax.training.preemption import preemptible
 
 
@@ -25,16 +26,13 @@ def main() -> int:
     """Trains and evaluates what standard input says; returns the exit code, as `train.py` does."""
     task = _read_task()
     threading.Thread(target=_stop_with_parent, daemon=True).start()
-    try:
+
+    def run() -> None:
         use_compilation_cache()
         with preemptible():
-            _write(Path(task["result"]), {**task["about"], "rows": _train(task)})
-        return 0
-    except BdfError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+            write_json(Path(task["result"]), {**task["about"], "rows": _train(task)})
+
+    return exit_code_of(run)
 
 
 def _train(task: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -49,12 +47,6 @@ def _train(task: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
             settings = dataclasses.replace(config.evaluation, use=use, baselines=False)
             rows[use] = evaluate_workdir(task["workdir"], config=settings)
     return rows
-
-
-def _write(path: Path, result: dict[str, Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(result, indent=2) + "\n")
-    os.replace(partial, path)
 
 
 def _read_task() -> dict[str, Any]:

@@ -22,6 +22,7 @@ from bdf_jax.evaluation.report.measures import Evaluated, RankedList
 from bdf_jax.evaluation.report.pictures import Derivatives, Picture
 from bdf_jax.evaluation.statistics import METRICS
 from bdf_jax.evaluation.table import FLAGS
+from bdf_jax.output import replaced
 
 __all__ = ["PAGE", "Evaluated", "check_folder", "write_report"]
 
@@ -147,12 +148,8 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
         for name in {*names, "derivatives.png"} - set(files):
             (folder / name).unlink(missing_ok=True)
         for name, content in sorted(files.items(), key=lambda item: item[0] == PAGE):
-            partial = folder / f"{name}.partial"
-            try:
-                partial.write_bytes(content)
-                partial.replace(folder / name)
-            finally:
-                partial.unlink(missing_ok=True)
+            with replaced(folder / name, f"the report could not be written to {folder}") as out:
+                out.write(content)
     except OSError as error:
         raise BdfError(f"the report could not be written to {folder}: {error.strerror or error}") from error
 

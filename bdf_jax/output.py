@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,25 +22,31 @@ def check_output(path: str | os.PathLike[str], what: str) -> Path:
     Raises:
       BdfError: a folder, or a place that cannot be written to.
     """
-    file = _file(path, f"{what}={path}")
+    failure = f"{what}={path}: cannot be written"
+    file = _file(path, failure)
     partial = _partial(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(b"")
         partial.unlink()
     except OSError as error:
-        raise BdfError(f"{what}={path}: cannot be written: {error.strerror or error}") from error
+        raise BdfError(f"{failure}: {error.strerror or error}") from error
     return file
 
 
 @contextlib.contextmanager
-def replaced(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+def replaced(path: str | os.PathLike[str], failure: str = "") -> Iterator[IO[bytes]]:
     """A file to write into that takes the place of `path` when it is whole; until then the old one stays.
+
+    Args:
+      path: of the file; its folder is made where it is missing.
+      failure: how an error begins, before the reason; default: that `path` cannot be written.
 
     Raises:
       BdfError: the file cannot be written.
     """
-    file = _file(path, str(path))
+    failure = failure or f"{path}: cannot be written"
+    file = _file(path, failure)
     partial = _partial(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -49,10 +56,16 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             os.fsync(out.fileno())
         partial.replace(file)
     except OSError as error:
-        raise BdfError(f"{file}: cannot be written: {error.strerror or error}") from error
+        raise BdfError(f"{failure}: {error.strerror or error}") from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], value: Any, failure: str = "") -> None:
+    """Writes a value as JSON; arguments and errors as in `replaced`, and ValueError for NaN and infinities."""
+    with replaced(path, failure) as out:
+        out.write((json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 def write_text(path: str | os.PathLike[str], text: Any) -> None:
@@ -61,12 +74,12 @@ def write_text(path: str | os.PathLike[str], text: Any) -> None:
         out.write(str(text).encode("utf-8", "backslashreplace"))
 
 
-def _file(path: str | os.PathLike[str], what: str) -> Path:
+def _file(path: str | os.PathLike[str], failure: str) -> Path:
     if not isinstance(path, (str, os.PathLike)):
         raise BdfError(f"expected the path of a file to write, found {type(path).__name__}")
     file = Path(path).expanduser()
     if file.is_dir() or not file.name:
-        raise BdfError(f"{what}: cannot be written: expected the name of a file to write, found a folder")
+        raise BdfError(f"{failure}: expected the name of a file to write, found a folder")
     return file
 
 
