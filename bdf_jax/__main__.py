@@ -7,8 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from bdf_jax.compilation_cache import use_compilation_cache
-from bdf_jax.errors import exit_code_of
+from bdf_jax.process import run_command
 
 # Command -> module in bdf_jax/commands and a line of help. Only the module that is asked for is imported.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -46,12 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     arguments.overrides = overrides
-
-    def run() -> None:
-        use_compilation_cache()
-        command.run(arguments)
-
-    return exit_code_of(run)
+    return run_command(lambda: command.run(arguments))
 
 
 if __name__ == "__main__":

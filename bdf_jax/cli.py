@@ -11,8 +11,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from bdf_jax import config as configs
-from bdf_jax.compilation_cache import use_compilation_cache
-from bdf_jax.errors import BdfError, exit_code_of
+from bdf_jax.errors import BdfError
+from bdf_jax.process import run_command
 
 WRONG_FLAG = 2
 
@@ -27,11 +27,10 @@ def main(function: Callable[[Sequence[str]], int | None]) -> None:
     def run(argv: Sequence[str]) -> int | None:
         if len(argv) > 1:
             raise BdfError(f"expected flags only (--name=value), found {' '.join(argv[1:])!r}")
-        use_compilation_cache()
         return function(argv)
 
     logging.set_verbosity(logging.WARNING)  # JAX and Orbax tell of every file and backend at INFO
-    app.run(lambda argv: exit_code_of(lambda: run(argv)), flags_parser=_parse)
+    app.run(lambda argv: run_command(lambda: run(argv)), flags_parser=_parse)
 
 
 def define_config(name: str = "config") -> flags.FlagHolder:

@@ -15,10 +15,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from bdf_jax.compilation_cache import use_compilation_cache
 from bdf_jax.config import from_dict
-from bdf_jax.errors import exit_code_of
 from bdf_jax.output import write_json
+from bdf_jax.process import run_command
 from bdf_jax.training.preemption import preemptible
 
 
@@ -28,11 +27,10 @@ def main() -> int:
     threading.Thread(target=_stop_with_parent, daemon=True).start()
 
     def run() -> None:
-        use_compilation_cache()
         with preemptible():
             write_json(Path(task["result"]), {**task["about"], "rows": _train(task)})
 
-    return exit_code_of(run)
+    return run_command(run)
 
 
 def _train(task: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:

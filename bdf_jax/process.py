@@ -1,0 +1,67 @@
+"""What every command does around its work: memory, compiled programs, and how it ends."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+
+from bdf_jax.compilation_cache import use_compilation_cache
+from bdf_jax.errors import BdfError
+
+INTERRUPTED = 130  # as a shell reports Ctrl-C
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # malloc.h of glibc
+
+
+def run_command(command: Callable[[], int | None]) -> int:
+    """Runs a command and says on standard error, without a traceback, what stopped it.
+
+    Returns:
+      What `command` returns (None: 0); the error's own code after a BdfError (1, or 75 when preempted with everything
+      saved), 130 when interrupted, 0 when the reader of its output has gone (`... | head`).
+    """
+    try:
+        keep_freed_memory()
+        use_compilation_cache()
+        return command() or 0
+    except BdfError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+def keep_freed_memory() -> bool:
+    """Lets a process that computes on the CPU keep what a step has freed for the next one; call it before JAX starts.
+
+    A step's temporary memory, hundreds of MiB, otherwise goes back to the system after every step and comes again page
+    by page, zeroed: a seventh of a training step of ResNet-50 (docs/performance.md). Threads must share one heap for
+    that, so it is done only where the network itself runs on the CPU, and not where the user tunes malloc.
+
+    Returns:
+      Whether it was done: glibc, no accelerator in sight, none of malloc's own variables set.
+    """
+    if not _computes_on_the_cpu() or any(name in os.environ for name in ("GLIBC_TUNABLES", "MALLOC_ARENA_MAX")):
+        return False
+    try:
+        libc = ctypes.CDLL(None)
+        libc.gnu_get_libc_version  # noqa: B018 - other libraries' mallopt has other numbers
+        settings = ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1))
+        return all(libc.mallopt(name, value) for name, value in settings)
+    except (OSError, AttributeError, TypeError):  # no glibc
+        return False
+
+
+def _computes_on_the_cpu() -> bool:
+    """Without starting JAX's backends: the platform asked for, or no plugin for another one installed."""
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    if asked:
+        return asked == "cpu"
+    return not importlib.metadata.entry_points(group="jax_plugins") and importlib.util.find_spec("libtpu") is None
