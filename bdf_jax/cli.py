@@ -15,6 +15,7 @@ from bdf_jax.errors import BdfError
 from bdf_jax.process import run_command
 
 WRONG_FLAG = 2
+flags.disclaim_key_flags()  # a flag defined through here is the entry file's, and in its --help
 
 
 def main(function: Callable[[Sequence[str]], int | None]) -> None:

@@ -302,6 +302,8 @@ def unknown_field(path: str) -> BdfError:
     known = field_names()
     last = {name.rsplit(".", 1)[-1]: name for name in known}
     near = difflib.get_close_matches(path, known, n=3, cutoff=0.6)
+    initials = {"".join(word[0] for word in name.split("_")): path for name, path in last.items() if "_" in name}
+    near += [initials[name] for name in [path.rsplit(".", 1)[-1]] if name in initials]
     near += [last[name] for name in difflib.get_close_matches(path.rsplit(".", 1)[-1], last, n=2, cutoff=0.6)]
     hint = f"nearest: {', '.join(dict.fromkeys(near))}" if near else f"the sections are {', '.join(_sections())}"
     return BdfError(f"configuration has no field {path!r}; {hint}")

@@ -15,6 +15,8 @@ from absl import flags
 from bdf_jax.errors import BdfError
 from bdf_jax.peers import SILENCE_SECONDS, START_SECONDS, Launch, session
 
+flags.disclaim_key_flags()  # they are the entry file's, and in its --help
+
 
 def define_flags() -> Mapping[str, flags.FlagHolder]:
     """The flags of a program that may run in several processes."""

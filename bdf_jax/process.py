@@ -30,8 +30,8 @@ def run_command(command: Callable[[], int | None]) -> int:
     except BdfError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print("interrupted" + (f": {error}" if str(error) else ""), file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
@@ -53,7 +53,7 @@ def keep_freed_memory() -> bool:
     try:
         libc = ctypes.CDLL(None)
         libc.gnu_get_libc_version  # noqa: B018 - other libraries' mallopt has other numbers
-        settings = ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1))
+        settings = ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1))  # -1: never
         return all(libc.mallopt(name, value) for name, value in settings)
     except (OSError, AttributeError, TypeError):  # no glibc
         return False

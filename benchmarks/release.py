@@ -34,6 +34,7 @@ ONLY = flags.DEFINE_list("only", [], "Some of the benchmarks; default: all.")
 BENCHMARKS = {
     "train_step": ["--pairs=4", "--size=144,72", "--repeats=3", "--threads=1"],
     "modalities": ["--pairs=4", "--size=144,72", "--repeats=3"],
+    "roofline": ["--pairs=4"],
     "input": ["--quick"],
     "startup": ["--repeats=1"],
     "evaluation": ["--repeats=1"],

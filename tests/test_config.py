@@ -31,6 +31,7 @@ def test_every_field_is_named_once():
     ("changes", "message"),
     [
         ({"optimiser.learning_rat": 1.0}, "no field 'optimiser.learning_rat'; nearest: optimiser.learning_rate"),
+        ({"optimiser.lr": 1.0}, "nearest: optimiser.learning_rate"),
         ({"learning_rate": 1.0}, "nearest: optimiser.learning_rate"),
         ({"zzz.qqq": 1.0}, "the sections are data, augment, model"),
         ({"model.arch": "resnet5"}, "found 'resnet5'; did you mean 'resnet50'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,39 @@ def test_an_import_starts_no_device(module):
     """A program may still choose its platform and its devices afterwards."""
     code = f"import sys, {module}, jax._src.xla_bridge as bridge; print(bridge.backends_are_initialized())"
     assert python(code) == "False\n"
+
+
+def test_help_lists_every_flag_of_train():
+    shown = subprocess.run([sys.executable, "train.py", "--help"], capture_output=True, text=True, cwd=ROOT).stdout
+    for flag in ("config", "workdir", "coordinator", "processes", "process", "distributed", "silence_timeout"):
+        assert f"  --{flag}:" in shown
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc is tuned")
+@pytest.mark.parametrize(
+    ("environment", "kept"),
+    [
+        ({"JAX_PLATFORMS": "cpu"}, True),
+        ({"JAX_PLATFORMS": "cuda"}, False),  # the host's memory is not where steps compute
+        ({"JAX_PLATFORMS": "cpu", "MALLOC_ARENA_MAX": "4"}, False),  # the user's own tuning
+    ],
+)
+def test_freed_memory_is_kept_where_the_network_runs_on_the_cpu(environment, kept):
+    """64 MiB by malloc, freed and asked for again: without it they are mapped and zeroed once more, page by page."""
+    code = (
+        "import resource, ctypes; from bdf_jax.process import keep_freed_memory; print(keep_freed_memory())\n"
+        "libc = ctypes.CDLL(None); libc.malloc.restype = libc.memset.restype = ctypes.c_void_p\n"
+        "def touch():\n"
+        "    p = libc.malloc(1 << 26); libc.memset(ctypes.c_void_p(p), 1, 1 << 26); libc.free(ctypes.c_void_p(p))\n"
+        "touch(); before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt; touch()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT,
+        env={**{k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}, **environment},
+    ).stdout.split()  # fmt: skip
+    assert done[0] == str(kept)
+    assert (int(done[1]) < 100) == kept  # 16,384 pages, or a few hundred huge ones
 
 
 def test_the_command_line_refuses_before_it_imports_jax():

@@ -11,6 +11,7 @@ from PIL import Image, features
 
 from bdf_jax.errors import BdfError
 
+FORMATS = ("JPEG", "PNG", "BMP")  # of published trees; others (EPS, say) would start programs or decoders nobody needs
 DECODING = "RGB, bilinear, version 1"  # raised whenever `decode` gives other pixels
 
 
@@ -60,13 +61,15 @@ def _open_rgb(encoded: bytes, name: str) -> Image.Image:
     if not encoded:
         raise BdfError(f"{name}: expected an image, found a file of zero bytes")
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             mode = image.mode
             image.load()
             if mode[0] not in "IF":
                 return image.convert("RGB")
     except Exception as error:  # Pillow's decoders raise nearly every type of exception on damaged bytes
-        reason = "no known image format" if "cannot identify" in str(error) else str(error) or type(error).__name__
+        reason = (
+            f"none of {', '.join(FORMATS)}" if "cannot identify" in str(error) else str(error) or type(error).__name__
+        )
         raise BdfError(f"{name}: expected an image, found {len(encoded)} bytes that cannot be decoded: {reason}") from (
             error
         )

@@ -34,7 +34,7 @@ NEAR_CHANCE = 1.5  # below this multiple of chance's mAP a result is called near
 LIKELY_CAUSES = (
     "weights that were not loaded, features of another image order than `names`, a network in training mode (batch "
     "statistics of the test batch), images normalised otherwise than in training, the wrong modality's branch for an "
-    "image, or training that collapsed (look at the accuracy of each modality)"
+    "image, too few steps of training, or training that collapsed (look at the accuracy of each modality)"
 )
 
 

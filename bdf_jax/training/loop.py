@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from bdf_jax import distributed
-from bdf_jax.checkpoints import Checkpoints, Metadata
+from bdf_jax.checkpoints import Checkpoints, Metadata, newest_metadata
 from bdf_jax.config import Config, field_names, to_dict
 from bdf_jax.data.dataset import Dataset, open_dataset
 from bdf_jax.data.loader import train_batches
@@ -50,6 +50,7 @@ def run(config: Config, workdir: str | Path) -> list[dict]:
     Raises:
       BdfError: whatever the user can mend: configuration, data, disk, a loss that is not finite.
       Preempted: SIGTERM.
+      KeyboardInterrupt: Ctrl-C; its text says which checkpoint is kept.
     """
     check_wandb(config.training.wandb)
     distributed.agree("their configuration", {name: value for name, value in _fields(config) if name not in OF_A_HOST})
@@ -59,7 +60,10 @@ def run(config: Config, workdir: str | Path) -> list[dict]:
         total = total_steps(config, dataset)
         if distributed.is_first():
             _introduce(config, dataset, total)
-        train(config, dataset, folder, total)
+        try:
+            train(config, dataset, folder, total)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_kept(folder)) from None
         return evaluate_workdir(folder, config=config.evaluation, dataset=dataset)
 
 
@@ -140,6 +144,14 @@ def total_steps(config: Config, dataset: Dataset) -> int:
         return config.training.steps
     epoch = steps_per_epoch(dataset.train.index, config.data.identities, config.data.images)
     return max(1, round(config.training.epochs * epoch))
+
+
+def _kept(folder: Path) -> str:
+    """What an interrupted run goes on from."""
+    newest = newest_metadata(folder)
+    if newest:
+        return f"the checkpoint of step {newest[0]} is kept; the same command continues from there"
+    return "before the first checkpoint, so nothing is kept; the same command starts anew (training.checkpoint_every)"
 
 
 def _introduce(config: Config, dataset: Dataset, total: int) -> None:

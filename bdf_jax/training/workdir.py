@@ -15,6 +15,7 @@ from bdf_jax import config as configs
 from bdf_jax.config import Config
 from bdf_jax.errors import BdfError
 
+CONFIG, LOCK = "config.json", ".lock"
 _LOG = logging.getLogger("bdf_jax")
 
 # What may differ when a run is continued: where things lie, how fast they go, how often something is written, and
@@ -45,7 +46,7 @@ def claimed(workdir: str | Path, config: Config) -> Iterator[Path]:
     path = Path(workdir).expanduser().absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = open(path / ".lock", "w")  # noqa: SIM115  open for as long as the folder is ours
+        lock = open(path / LOCK, "w")  # noqa: SIM115  open for as long as the folder is ours
     except FileExistsError as error:
         raise BdfError(f"--workdir={workdir}: expected a folder, found a file of that name; name another") from error
     except OSError as error:
@@ -61,13 +62,25 @@ def claimed(workdir: str | Path, config: Config) -> Iterator[Path]:
             ) from error
         except OSError as error:
             _LOG.warning("--workdir=%s: cannot be locked (%s); see to it that no other run uses it", workdir, error)
+        new = not (path / CONFIG).exists()
         _check_owner(path, config)
-        yield path
+        try:
+            yield path
+        except BaseException:
+            if new and _nothing_done(path):
+                (path / CONFIG).unlink(missing_ok=True)  # refused data, say: the folder is free for other settings
+            raise
+
+
+def _nothing_done(path: Path) -> bool:
+    """Whether a folder has nothing but what claiming it wrote, and empty files and folders."""
+    files = (file for file in path.rglob("*") if file.is_file() and file.name not in (CONFIG, LOCK))
+    return not any(file.stat().st_size for file in files)
 
 
 def _check_owner(path: Path, config: Config) -> None:
     """Refuses a folder of another configuration; writes the configuration into a new one."""
-    file = path / "config.json"
+    file = path / CONFIG
     try:
         before = _configuration_of(file)
         if before is not None:

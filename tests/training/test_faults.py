@@ -114,7 +114,7 @@ def test_sigterm_during_evaluation_asks_to_be_started_again_too(finished, config
 def test_ctrl_c_while_saving_ends_the_run_and_the_checkpoint_is_whole(finished, config, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         signalled_while_saving(patch, signal.SIGINT, at_step=4)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt, match="the checkpoint of step 4 is kept; the same command continues"):
             run(config, tmp_path)
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["2", "4"]
     assert_same_state(load_state(finished, 4), load_state(tmp_path))
@@ -129,7 +129,7 @@ def test_ctrl_c_while_compiling_exits_130(config, tmp_path):
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=240)
     assert process.returncode == 130, error
-    assert "interrupted" in error
+    assert "interrupted: before the first checkpoint, so nothing is kept" in error
     assert "Traceback" not in error
     assert lines(workdir) == []
     assert os.listdir(workdir / "checkpoints") == []
@@ -285,6 +285,17 @@ def test_two_runs_started_at_the_same_instant_one_gets_the_folder(tmp_path):
     refused = [line for line in said if line != "has it\n"]
     assert all("another run is using this folder; wait for it to end, stop it, or name another" in r for r in refused)
     assert json.loads((tmp_path / "run" / "config.json").read_text())
+
+
+def test_a_start_that_was_refused_leaves_the_folder_free_for_other_settings(config, tmp_path):
+    """The data are not there, or the pretrained weights; what has trained a step belongs to its settings."""
+    for wrong in ({"data.root": str(tmp_path / "nowhere"), "training.seed": 5}, {"model.pretrained": "nowhere.pth"}):
+        with pytest.raises(BdfError, match="nowhere"):
+            run(vary(config, wrong), tmp_path / "run")
+        assert not (tmp_path / "run" / "config.json").exists()
+    run(config, tmp_path / "run")
+    with pytest.raises(BdfError, match="another configuration"):
+        run(vary(config, {"training.seed": 5}), tmp_path / "run")
 
 
 # Data
