@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # from a checkout that is no
 
 from bdf_jax import cli
 from bdf_jax.config import Config, from_dict, vary
+from bdf_jax.data.world.plan import FULL_SIZE
 from bdf_jax.errors import BdfError
 
 STANDARD = ["configs/demo.py", "configs/sysu_mm01.py", "configs/sysu_mm01_agw.py", "configs/regdb.py"]
@@ -36,7 +37,6 @@ TOPOLOGY = flags.DEFINE_string("topology", "", "TPU to compile for, such as v5e:
 DEVICES = flags.DEFINE_integer("devices", 0, "How many of them; 0: all.", 0)
 JSON = flags.DEFINE_string("json", "", "Write the table to this file.")
 
-CLASSES = {"sysu_mm01": 395, "regdb": 206, "llcm": 713}  # training identities as published
 CHANGES: tuple[dict[str, Any], ...] = (
     {"model.remat": "block"},
     {"model.remat": "stage"},
@@ -111,7 +111,7 @@ def row(path: str, change: dict[str, Any], devices: list[Any]) -> dict[str, Any]
     from bdf_jax.training.analysis import analyse, kept_for_the_gradient
 
     config = vary(experiment(path), change)
-    classes = config.data.world.train_ids or CLASSES[config.data.dataset]
+    classes = config.data.world.train_ids or FULL_SIZE[config.data.dataset][0]
     analysis = analyse(config, classes, devices)
     H, W = config.data.image_size
     return {

@@ -33,18 +33,12 @@ JSON = flags.DEFINE_string("json", "", "Write the table to this file.")
 def main(_: Sequence[str]) -> int:
     """Measures, prints the table, and fails on disagreement."""
     import jax
-    from rich.console import Console
-    from rich.table import Table
 
     from bdf_jax.evaluation.table import write_json
+    from benchmarks.tables import show
 
     rows = [_measured(name, *make()) for name, make in (("SYSU-MM01, complete", _sysu), ("RegDB, one trial", _regdb))]
-    table = Table(title=f"{jax.devices()[0].device_kind}, JAX {jax.__version__}, {DIMENSIONS.value} dimensions")
-    for key in rows[0]:
-        table.add_column(key.replace("_", " "), justify="left" if key == "protocol" else "right")
-    for row in rows:
-        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    show(f"{jax.devices()[0].device_kind}, JAX {jax.__version__}, {DIMENSIONS.value} dimensions", rows)
     if JSON.value:
         write_json(JSON.value, rows)
     return 0 if all(row["largest_difference"] <= 1e-6 for row in rows) else 1

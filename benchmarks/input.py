@@ -56,6 +56,7 @@ VARIANTS = {"threads": 0, "1 process": 1, "2 processes": 2}
 def main(_: Sequence[str]) -> int:
     """Measures and prints the three tables."""
     from bdf_jax.config import Config, DataConfig
+    from benchmarks.tables import show
 
     config = Config(data=DataConfig(dataset="sysu_mm01")) if CONFIG.value is None else cli.read_config(CONFIG)
     if QUICK.value:
@@ -71,7 +72,7 @@ def main(_: Sequence[str]) -> int:
         tables = {"throughput": _throughput(config), "waiting": _waiting(config)}
         tables["memory"] = _memory(config, Path(temporary))
     for title, rows in tables.items():
-        _print(title, rows)
+        show(f"{title}, {os.cpu_count()} cores", rows, digits=4)
     if JSON.value:
         from bdf_jax.evaluation.table import write_json
 
@@ -296,18 +297,6 @@ def _child() -> int:
         pass
     print(len(dataset.train) + len(dataset.test))
     return 0
-
-
-def _print(title: str, rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{title}, {os.cpu_count()} cores")
-    for key in rows[0]:
-        table.add_column(key.replace("_", " "), justify="left" if key == "reader" else "right")
-    for row in rows:
-        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 if __name__ == "__main__":

@@ -260,18 +260,10 @@ def _lines(run: Run) -> list[dict[str, Any]]:
 
 
 def _print(rows: list[dict[str, Any]], outcome: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from benchmarks.tables import show
 
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    for content in (rows, outcome):
-        table = Table()
-        for key in content[0] if content else ():
-            table.add_column(key.replace("_", " "), justify="right")
-        for row in content:
-            cells = (len(value) if isinstance(value, list) else value for value in row.values())
-            table.add_row(*map(str, cells))
-        console.print(table)
+    show("kills", rows)
+    show("runs", outcome)
     places = collections.Counter(re.sub(r",? ?(step )?\d+$", "", row["fell_in"]) or "step" for row in rows)
     arrays = sum(len(run["arrays_that_differ"]) for run in outcome)
     lines = sum(len(run["lines_that_differ"]) for run in outcome)

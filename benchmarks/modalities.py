@@ -35,6 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def main(_: Sequence[str]) -> int:
     """Measures and prints the table."""
     from bdf_jax.evaluation.table import write_json
+    from benchmarks.tables import show
 
     threads = train_step.use_threads(train_step.THREADS.value)
     import jax
@@ -63,7 +64,7 @@ def main(_: Sequence[str]) -> int:
                 "memory_ratio": step.temporary_bytes / steps[first].temporary_bytes,
             }
         )
-    train_step.show(f"{train_step.machine()}, {threads} threads; JAX {jax.__version__}", rows)
+    show(f"{train_step.machine()}, {threads} threads; JAX {jax.__version__}", rows)
     if train_step.JSON.value:
         facts = {"machine": train_step.machine(), "threads": threads, "jax": jax.__version__, "size": size}
         facts |= {"arch": train_step.ARCH.value, "pairs": train_step.PAIRS.value}

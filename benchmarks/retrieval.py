@@ -41,10 +41,9 @@ CHECKED = 8  # queries that plain NumPy searches too
 def main(_: Sequence[str]) -> int:
     """Measures, prints the table, and fails on disagreement."""
     import jax
-    from rich.console import Console
-    from rich.table import Table
 
     from bdf_jax.evaluation.table import write_json
+    from benchmarks.tables import show
 
     queries_QD = _features(np.random.default_rng(1), QUERIES.value)
     rows = []
@@ -52,12 +51,7 @@ def main(_: Sequence[str]) -> int:
         for dtype in DTYPES.value:
             for size in map(int, SIZES.value):
                 rows.append(_measured(Path(folder) / "gallery", size, np.dtype(dtype), queries_QD))
-    table = Table(title=f"{jax.devices()[0].device_kind} x {jax.local_device_count()}, JAX {jax.__version__}")
-    for key in rows[0]:
-        table.add_column(key.replace("_", " "), justify="right")
-    for row in rows:
-        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    show(f"{jax.devices()[0].device_kind} x {jax.local_device_count()}, JAX {jax.__version__}", rows)
     if JSON.value:
         write_json(JSON.value, rows)
     return 0 if all(row["agrees"] for row in rows) else 1

@@ -29,13 +29,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # from a checkout that is no
 
 from bdf_jax import cli
 from bdf_jax.config import Config, vary
+from bdf_jax.data.world.plan import FULL_SIZE
 
 CONFIG = cli.define_config()
 PAIRS = flags.DEFINE_integer("pairs", 8, "Pairs of the batch that this machine runs, two of each person.", 4)
 REPEATS = flags.DEFINE_integer("repeats", 3, "Steps timed after the first; the median counts.", 1)
 JSON = flags.DEFINE_string("json", "", "Write the table to this file.")
 
-CLASSES = 395
 # Name: FLOP/s in float32 (as JAX runs it by default), in bfloat16, bytes/s.
 ACCELERATORS = {
     "H100 SXM": (494.7e12, 989.4e12, 3.35e12),
@@ -54,18 +54,18 @@ def main(_: Sequence[str]) -> None:
 
     whole = Config() if CONFIG.value is None else cli.read_config(CONFIG)
     whole = vary(whole, {"model.pretrained": ""})
-    rows = []
+    rows, classes = [], FULL_SIZE[whole.data.dataset][0]
     for dtype in ("float32", "bfloat16"):
         config = vary(whole, {"model.dtype": dtype})
-        analysis = analyse(config, CLASSES)
+        analysis = analyse(config, classes)
         for name, (single, half, bandwidth) in ACCELERATORS.items():
             rate = single if dtype == "float32" else half
             rows.append(calculated(name, dtype, config, analysis.flops, analysis.traffic, rate, bandwidth))
     small = vary(whole, {"data.identities": PAIRS.value // 2, "data.images": 2})
-    analysis = analyse(small, CLASSES)
+    analysis = analyse(small, classes)
     rate, bandwidth = product_rate(), copy_rate()
     bound = calculated("this machine", "float32", small, analysis.flops, analysis.traffic, rate, bandwidth)
-    seconds = step_seconds(small)
+    seconds = step_seconds(small, classes)
     rows.append(bound | {"measured, ms": 1e3 * seconds, "share": bound["at least, ms"] / (1e3 * seconds)})
     print(markdown(rows))
     if JSON.value:
@@ -113,7 +113,7 @@ def copy_rate() -> float:
     return 2 * COPIED / seconds_of(lambda: scale(x).block_until_ready())
 
 
-def step_seconds(config: Config) -> float:
+def step_seconds(config: Config, classes: int) -> float:
     """One train step of a random batch."""
     import jax
 
@@ -122,7 +122,7 @@ def step_seconds(config: Config) -> float:
     from bdf_jax.training.optimiser import make_optimiser
     from bdf_jax.training.state import initial_state
 
-    network, optimiser = Network(config.model, CLASSES), make_optimiser(config, 1000)
+    network, optimiser = Network(config.model, classes), make_optimiser(config, 1000)
     compiled = compile_step(network, optimiser, config)
     N, rng = config.data.identities * config.data.images, np.random.default_rng(0)
     images = rng.integers(0, 256, (N, 2, *config.data.image_size, 3), dtype=np.uint8)

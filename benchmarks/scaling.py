@@ -23,14 +23,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # from a checkout that is no
 
 from bdf_jax import cli
 from bdf_jax.config import Config, vary
+from bdf_jax.data.world.plan import FULL_SIZE
 
 CONFIG = cli.define_config()
 ACCELERATOR = flags.DEFINE_enum("accelerator", "v5e", ["v5e", "v6e", "h100"], "Whose rates.")
 CHECK = flags.DEFINE_boolean("check", False, "Compare the formulas with compiled programs instead.")
 DEVICES = flags.DEFINE_list("devices", ["2", "4", "8"], "With --check: how many.")
 JSON = flags.DEFINE_string("json", "", "Write the table to this file.")
-
-CLASSES = {"sysu_mm01": 395, "regdb": 206, "llcm": 713}  # training identities as published
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +143,7 @@ def table(config: Config) -> list[dict[str, Any]]:
 
     from bdf_jax.training.analysis import analyse
 
-    classes, chip = CLASSES[config.data.dataset], ACCELERATORS[ACCELERATOR.value]
+    classes, chip = FULL_SIZE[config.data.dataset][0], ACCELERATORS[ACCELERATOR.value]
     small = vary(config, {"data.identities": 2, "data.images": 2})
     sizes = sizes_of(config, classes, analyse(small, classes, jax.devices()[:1]).flops / 4)
     return [modelled(sizes, count, classes, chip) for count in (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)]

@@ -161,15 +161,10 @@ class _Compiling:
 
 def _print(rows: list[dict[str, Any]]) -> None:
     import jax
-    from rich.console import Console
-    from rich.table import Table
 
-    table = Table(title=f"seconds to the first step, {os.cpu_count()} cores, JAX {jax.__version__}")
-    for key in rows[0]:
-        table.add_column(key, justify="left" if key == "start" else "right")
-    for row in rows:
-        table.add_row(*(value if isinstance(value, str) else f"{value:.2f}" for value in row.values()))
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    from benchmarks.tables import show
+
+    show(f"seconds to the first step, {os.cpu_count()} cores, JAX {jax.__version__}", rows)
     print(f"second / first: {rows[1]['total'] / rows[0]['total']:.2f} (goal: at most 0.50)")
 
 

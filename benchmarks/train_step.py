@@ -63,6 +63,7 @@ def main(_: Sequence[str]) -> int:
     import jax
 
     from bdf_jax.evaluation.table import write_json
+    from benchmarks.tables import show
 
     config = step_config(ARCH.value, PAIRS.value, [int(side) for side in SIZE.value])
     ours, theirs = prepared(config)
@@ -252,20 +253,6 @@ def machine() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Prints the rows as a table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title)
-    for key in rows[0]:
-        table.add_column(key.replace("_", " "), justify="left" if isinstance(rows[0][key], str) else "right")
-    for row in rows:
-        cells = (f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values())
-        table.add_row(*("" if cell == "None" else cell for cell in cells))
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 if __name__ == "__main__":
