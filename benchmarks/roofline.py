@@ -4,8 +4,9 @@
 
 A step that does F floating-point operations and moves B bytes takes at least max(F / rate, B / bandwidth). F and B are
 those of the compiled step. The accelerators' times are CALCULATED from datasheets, not measured; B counts what this
-machine's compiler moves between its fused loops, and another compiler may fuse more. The last row is measured: this
-machine's matrix product, its copy, and the step itself, on a batch of --pairs.
+machine's compiler moves between its fused loops, and another compiler may fuse more; in bfloat16 a CPU's compiler also
+converts before and after every convolution, which an accelerator's does not. Both times are therefore shown. The last
+row is measured: this machine's matrix product, its copy, and the step itself, on a batch of --pairs.
 
 Datasheets, dense rates: NVIDIA H100 SXM (TF32 494.7, bfloat16 989.4 TFLOP/s, 3.35 TB/s) and A100 80GB SXM (TF32 156,
 bfloat16 312 TFLOP/s, 2.039 TB/s), "Tensor Core GPU Datasheet"; Google Cloud documentation, "TPU v5e" (bfloat16 197
@@ -87,6 +88,7 @@ def calculated(
         "GB": traffic / 1e9,
         "TFLOP/s": rate / 1e12,
         "GB/s": bandwidth / 1e9,
+        **{f"{name}, ms": 1e3 * time for name, time in times.items()},
         "at least, ms": 1e3 * seconds,
         "bound by": max(times, key=times.__getitem__),
         "images/s at most": images / seconds,

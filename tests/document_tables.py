@@ -58,6 +58,10 @@ NOT_RUN = (
         r"^python benchmarks/(train_step|modalities)\.py",
         "take minutes; tests/test_benchmarks_train_step.py runs small ones",
     ),
+    (
+        r"^python benchmarks/(roofline|input|startup|release)\.py",
+        "take minutes; tests/test_benchmarks.py and tests/test_startup.py run small ones",
+    ),
 )
 
 

@@ -18,7 +18,7 @@ MOST = 12  # tiles in a strip
 LONGEST = 24  # characters of a name below a tile
 
 # Colours are those of the notebook, light or dark.
-TILE = "margin:0;font-size:11px;line-height:1.3;width:min-content;min-width:76px;overflow-wrap:anywhere"
+TILE = "margin:0;font-size:11px;line-height:1.3;width:min-content;min-width:76px;overflow-wrap:break-word"
 STRIP = "display:flex;flex-wrap:wrap;gap:8px;align-items:flex-start;margin:4px 0"
 CELL = "text-align:left;padding:2px 14px 2px 0"
 

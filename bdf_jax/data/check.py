@@ -109,11 +109,12 @@ def locate(dataset: str, root: str | os.PathLike[str]) -> Path:
     try:
         return resolve_root(layout, folder, tuple(LAYOUTS.values()))
     except BdfError as error:
-        if folder.is_dir() and layout.fits(folder) and "This looks like" not in str(error):
+        told = "This looks like" in str(error)
+        if folder.is_dir() and layout.fits(folder) and not told:
             return folder
-        hint = _elsewhere(dataset, folder) if folder.is_dir() else ""
+        hint = _elsewhere(dataset, folder) if folder.is_dir() and not told else ""
         some_of_it = folder.is_dir() and any((folder / name).is_dir() for name in layout.folders)
-        if some_of_it and not hint and "Did you mean" not in str(error) and "This looks like" not in str(error):
+        if some_of_it and not hint and "Did you mean" not in str(error) and not told:
             return folder
         raise BdfError((str(error) + hint).replace("--config.data.", "--")) from None
 

@@ -1,0 +1,100 @@
+"""Loading: parameters of any checkpoint on any machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from bdf_jax.checkpoints.files import Metadata, best, finished, read, unusable
+from bdf_jax.digests import check_digests
+from bdf_jax.errors import BdfError
+
+
+def load_variables(path: str | Path, step: int | None = None) -> tuple[Metadata, dict[str, Any], int]:
+    """Parameters and batch statistics of a checkpoint on this machine's first device, whatever it was saved on.
+
+    Args:
+      path: a work folder, its `checkpoints` folder, or one checkpoint.
+      step: which checkpoint; None: the best on validation where there was one, else the last.
+
+    Returns:
+      Its metadata, `{"params": ..., "batch_stats": ...}`, and its step.
+
+    Raises:
+      BdfError: no such folder, no checkpoint in it, no such step, or a damaged one.
+    """
+    return _load(path, step, ("params", "batch_stats"))
+
+
+def load_state(path: str | Path, step: int | None = None) -> tuple[Metadata, dict[str, Any], int]:
+    """As `load_variables`, with everything that was saved: the optimiser's state too, as nested dictionaries."""
+    return _load(path, step, None)
+
+
+def load_metadata(path: str | Path, step: int | None = None) -> Metadata:
+    """What a checkpoint says of itself, without its arrays; arguments and errors as for `load_variables`."""
+    root, step = _find(path, step)
+    try:
+        return read(root / str(step))[0]
+    except BdfError as error:
+        raise unusable(root, step, error) from error
+
+
+def _find(path: str | Path, step: int | None) -> tuple[Path, int]:
+    """The folder of the checkpoints and the step that is meant."""
+    given = Path(path).expanduser().absolute()
+    try:
+        return _look_for(given, step)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BdfError(
+            f"{given}: no such folder; expected the --workdir of a training run or one of its checkpoints"
+        ) from error
+    except OSError as error:
+        raise BdfError(f"{given}: cannot be read: {error}") from error
+
+
+def _look_for(given: Path, step: int | None) -> tuple[Path, int]:
+    os.listdir(given)  # raises where there is no folder, or none that we may look into
+    if (given / "checkpoints").is_dir():  # before the name is looked at: a run may be called 1 too
+        root = given / "checkpoints"
+    elif given.name.isdecimal() and step is None:
+        step, root = int(given.name), given.parent
+    else:
+        root = given
+    steps = finished(root)
+    if not steps:
+        entries = ", ".join(sorted(child.name for child in given.iterdir())[:5]) or "nothing"
+        raise BdfError(f"{given}: expected a training run with finished checkpoints, found {entries}")
+    if step is not None and step not in steps:
+        raise BdfError(f"{given}: no checkpoint of step {step}; there are {', '.join(map(str, steps))}")
+    return root, (best(root) or steps[-1]) if step is None else step
+
+
+def _load(path: str | Path, step: int | None, names: Collection[str] | None) -> tuple[Metadata, dict[str, Any], int]:
+    root, step = _find(path, step)
+    try:
+        check_digests(root / str(step))
+        metadata, _ = read(root / str(step))
+        return metadata, _load_arrays(root / str(step), names), step
+    except Exception as error:
+        raise unusable(root, step, error) from error
+
+
+def _load_arrays(path: Path, names: Collection[str] | None) -> dict[str, Any]:
+    tree: Any = ocp.metadata(path).metadata
+    if not tree:
+        raise BdfError("its list of arrays cannot be read")
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = {
+        name: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), tree[name])
+        for name in names or tree
+    }
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True  # what is not asked for stays on the disk
+    with context:
+        return ocp.load(path, wanted, checkpointable_name="state")
