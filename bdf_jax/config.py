@@ -301,10 +301,11 @@ def unknown_field(path: str) -> BdfError:
     """The error for a field that the schema does not have."""
     known = field_names()
     last = {name.rsplit(".", 1)[-1]: name for name in known}
-    near = difflib.get_close_matches(path, known, n=3, cutoff=0.6)
     initials = {"".join(word[0] for word in name.split("_")): path for name, path in last.items() if "_" in name}
-    near += [initials[name] for name in [path.rsplit(".", 1)[-1]] if name in initials]
-    near += [last[name] for name in difflib.get_close_matches(path.rsplit(".", 1)[-1], last, n=2, cutoff=0.6)]
+    short = path.rsplit(".", 1)[-1]
+    near = [initials[short]] if short in initials else []  # lr, wd
+    near += difflib.get_close_matches(path, known, n=3, cutoff=0.6)
+    near += [last[name] for name in difflib.get_close_matches(short, last, n=2, cutoff=0.6)]
     hint = f"nearest: {', '.join(dict.fromkeys(near))}" if near else f"the sections are {', '.join(_sections())}"
     return BdfError(f"configuration has no field {path!r}; {hint}")
 

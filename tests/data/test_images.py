@@ -34,7 +34,11 @@ def test_equals_plain_pillow(kind, size):
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK"])
 def test_every_8_bit_mode_becomes_rgb(mode):
-    encoded = encode(PIXELS, "tiff", "RGBA") if mode == "LA" else encode(PIXELS, "tiff", mode)
+    if mode == "LA":
+        alpha = Image.merge("LA", (Image.fromarray(PIXELS[..., 0]), Image.fromarray(PIXELS[..., 1])))
+        encoded = encode(np.asarray(alpha), "png")
+    else:
+        encoded = encode(PIXELS, "jpeg" if mode == "CMYK" else "png", mode)
     assert decode(encoded, "a", (8, 8)).shape == (8, 8, 3)
 
 
