@@ -47,7 +47,7 @@ here = pathlib.Path(__file__).parent
 manifest = json.loads((here / "manifest.json").read_text())
 modality = (sys.argv[3:] or [{modality!r}])[0]
 if len(sys.argv) < 3 or not sys.argv[1].endswith(".npy") or modality not in manifest["artifacts"]:
-    sys.exit(f"{{__doc__}}\nModalities here: {{', '.join(manifest['artifacts'])}}.")
+    sys.exit(f"{{__doc__}}\\nModalities here: {{', '.join(manifest['artifacts'])}}.")
 embed = jax.export.deserialize(bytearray((here / manifest["artifacts"][modality]["file"]).read_bytes())).call
 features = embed(jnp.load(sys.argv[1]))
 jnp.save(sys.argv[2], features)

@@ -11,7 +11,8 @@ from PIL import Image, features
 
 from bdf_jax.errors import BdfError
 
-FORMATS = ("JPEG", "PNG", "BMP")  # of published trees; others (EPS, say) would start programs or decoders nobody needs
+# What lies in trees, whatever a file is called. Not all that Pillow knows: EPS, say, would start another program.
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM")
 DECODING = "RGB, bilinear, version 1"  # raised whenever `decode` gives other pixels
 
 

@@ -93,6 +93,11 @@ def test_the_program_loaded_in_a_fresh_process_equals_the_network(trained, tmp_p
         assert f"(N, {found.shape[1]}) float32" in printed
         about = manifest["artifacts"][modality]
         assert hashlib.sha256((out / about["file"]).read_bytes()).hexdigest() == about["sha256"]
+    for wrong in ((), ("photo.jpg", "f.npy"), ("images.npy", "f.npy", "thermal")):
+        usage = subprocess.run([sys.executable, out / "embed_example.py", *wrong], capture_output=True, text=True)
+        assert usage.returncode == 1
+        assert "IMAGES.npy FEATURES.npy" in usage.stderr
+        assert "Traceback" not in usage.stderr
 
 
 def test_any_batch_size_and_no_project(trained, tmp_path, capsys):

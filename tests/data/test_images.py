@@ -60,8 +60,8 @@ def test_exif_rotation_is_not_applied():
     ("encoded", "reason"),
     [
         (b"", "zero bytes"),
-        (b"hello", "none of JPEG, PNG, BMP"),
-        (encode(PIXELS, "eps"), "none of JPEG, PNG, BMP"),  # its decoder starts another program
+        (b"hello", "none of JPEG, PNG, BMP, TIFF, WEBP, PPM"),
+        (encode(PIXELS, "eps"), "none of JPEG, PNG, BMP, TIFF, WEBP, PPM"),  # its decoder starts another program
         (encode(PIXELS, "jpeg")[:-300], "truncated"),
         (encode(PIXELS, "png")[:-300], ""),
         (encode(PIXELS, "bmp")[:100], ""),
