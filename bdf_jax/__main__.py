@@ -38,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         described = commands.add_parser(name, help=line, description=line)
         if name == chosen:
             importlib.import_module(f"bdf_jax.commands.{module}").add_arguments(described)
+    if not argv:
+        parser.print_help()
+        return 2
     arguments, overrides = parser.parse_known_args(argv)
     command = importlib.import_module(f"bdf_jax.commands.{COMMANDS[arguments.command][0]}")
     # Only a command that trains takes --config.SECTION.FIELD=VALUE, which has as many names as the schema has fields.

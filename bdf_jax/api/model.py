@@ -272,7 +272,8 @@ class Model:
                         pixels_NHWC[i] = future.result()
                     except BdfError as error:
                         if on_error == "raise":
-                            raise
+                            hint = 'on_error="skip" (--on-error=skip) leaves such images out, and says which'
+                            raise BdfError(f"{error}; {hint}") from error
                         problems[rows[i]] = str(error)
                 del futures
                 yield rows, pixels_NHWC, problems

@@ -99,7 +99,7 @@ def best(root: Path) -> int | None:
 def unusable(root: Path, step: int, error: Exception) -> BdfError:
     """The error for one damaged checkpoint: what is wrong, and which others there are."""
     others = [str(other) for other in finished(root) if other != step]
-    hint = f"; name another with --step={others[-1]}" if others else ""
+    hint = f"; name another with --step={others[-1]}" if others else "; there is no other one here"
     hint += f" ({', '.join(others)} are there)" if len(others) > 1 else ""
     what = str(error) if isinstance(error, BdfError) else first_line(error)
     return BdfError(f"{root / str(step)}: damaged checkpoint: {what}{hint}")

@@ -14,7 +14,7 @@ from bdf_jax.data.index import ImageIndex
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation import baselines, harness, statistics
 from bdf_jax.evaluation.feature_file import load_features, some
-from bdf_jax.evaluation.protocols import Protocol, protocols_for, rules_for
+from bdf_jax.evaluation.protocols import Protocol, check_choices, protocols_for, rules_for
 from bdf_jax.evaluation.ranking import Measured
 from bdf_jax.evaluation.test_sets import check_test_set, not_the_published
 
@@ -45,6 +45,7 @@ def evaluate_files(
     Raises:
       BdfError: what `load_features`, `check_test_set` and `protocols_for` raise; files that do not go together.
     """
+    check_choices(dataset, **chosen)  # a mistyped mode is not the fault of a file
     measured_side = functools.partial(
         _measured_side, dataset, root=root, similarity=similarity, rerank=rerank, chosen=chosen
     )

@@ -271,6 +271,22 @@ def _check_not_empty(protocol: Protocol) -> None:
             raise BdfError(f"{protocol.name}: the gallery of trial {number} is empty: no image in its cameras")
 
 
+def check_choices(
+    dataset: str,
+    *,
+    directions: Iterable[str] | None = None,
+    modes: Iterable[str] | None = None,
+    shots: Iterable[int | None] | None = None,
+    galleries: Iterable[str] | None = None,
+) -> None:
+    """What `protocols_for` would refuse of these whatever the test images are; None: all that the data set has."""
+    rules = rules_for(dataset)
+    _chosen("direction", directions, rules.directions)
+    _chosen("gallery", galleries, rules.galleries)
+    _chosen("mode", modes, rules.modes)
+    _chosen_shots(shots, rules)
+
+
 def _chosen(what: str, chosen: Iterable[str] | None, known: Mapping[str, object]) -> list[str]:
     names = list(known) if chosen is None else list(chosen)
     for name in names:

@@ -46,7 +46,9 @@ def print_differences(rows: Sequence[Mapping[str, Any]], console: Console | None
 def _print(console: Console | None, columns: Mapping[str, Sequence[str]], title: str, caption: str) -> None:
     console = console or Console()
     if _width(console, _table(columns, title, caption)) > console.width:
-        same = {name: cells[0] for name, cells in columns.items() if name not in METRICS and len(set(cells)) == 1}
+        # "-": the flag says nothing of this row (a baseline has no BNNeck), so it does not contradict the others.
+        values = {name: set(cells) - {"-"} for name, cells in columns.items() if name not in METRICS}
+        same = {name: found.pop() for name, found in values.items() if len(found) == 1}
         caption += "\nin every row: " + ", ".join(f"{name} {value}" for name, value in same.items())
         columns = {name: cells for name, cells in columns.items() if name not in same}
     table = _table(columns, title, caption)

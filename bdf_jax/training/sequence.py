@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from bdf_jax.config import Config, to_dict
+from bdf_jax.data.trees import LAYOUTS
+from bdf_jax.data.trees.tree import resolve_root
 from bdf_jax.errors import BdfError
 from bdf_jax.output import write_json
 from bdf_jax.training.workdir import claimed
@@ -64,15 +66,19 @@ class _Signal(BaseException):
 def run_jobs(jobs: Sequence[Job]) -> tuple[dict[str, dict[str, list[dict[str, Any]]]], list[str]]:
     """Runs what is not finished yet.
 
-    Nothing starts before every work folder is known to be free and of its job's configuration.
+    Nothing starts before every tree is known to be there, and every work folder to be free and of its job's own
+    configuration.
 
     Returns:
       name -> use -> rows of evaluation, of the jobs that are finished; and what to say of those that failed.
 
     Raises:
-      BdfError: a work folder of another run or in use.
+      BdfError: no tree at a job's `data.root`, or a work folder of another run or in use.
       Stopped: by SIGTERM or Ctrl-C.
     """
+    for dataset, root in {(job.config.data.dataset, job.config.data.root): None for job in jobs}:
+        if root:
+            resolve_root(LAYOUTS[dataset], root, tuple(LAYOUTS.values()))
     for job in jobs:
         with claimed(job.workdir, job.config):
             pass
@@ -89,7 +95,8 @@ def run_jobs(jobs: Sequence[Job]) -> tuple[dict[str, dict[str, list[dict[str, An
                 raise Stopped(f"{job.name} was preempted and saved; the same command continues", PREEMPTED)
             if found is None:
                 failures.append(f"{job.name} ended with code {code}; its messages are above")
-                print(f"{title}: failed, the next one starts", file=sys.stderr, flush=True)
+                rest = ", the next one starts" if number < len(jobs) else ""
+                print(f"{title}: failed{rest}", file=sys.stderr, flush=True)
                 continue
         else:
             print(f"{title}: finished before, {job.workdir}", flush=True)
