@@ -92,3 +92,9 @@ def test_a_second_start_reaches_its_first_step_in_half_the_time(tmp_path):
     assert second["total"] <= first["total"] / 2
     assert second["cpu"] < first["cpu"] / 2
     assert continued["cpu"] < first["cpu"] / 2
+
+
+def test_without_a_command_all_of_them_are_listed():
+    shown = subprocess.run([sys.executable, "-m", "bdf_jax"], capture_output=True, text=True, cwd=ROOT)
+    assert shown.returncode == 2
+    assert all(f"\n    {command}" in shown.stdout for command in ("embed", "search", "plot", "check-data", "trials"))

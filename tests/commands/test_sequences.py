@@ -188,6 +188,8 @@ def test_what_makes_no_sense_is_refused_before_anything_starts(configs, tmp_path
     assert "only RegDB has fixed trials" in refusal(
         "trials", f"--config={both}", work, "--config.data.dataset=sysu_mm01"
     )
+    nowhere = f"--config.data.root={tmp_path / 'nowhere'}"
+    assert refusal("trials", f"--config={both}", work, nowhere).count("no such folder") == 1  # not once a trial
     assert "choose with --trials" in refusal("trials", f"--config={both}", work, "--config.data.trial=3")
     assert "expected numbers from 1 to 10" in refusal("trials", f"--config={both}", work, "--trials=0,1")
     assert "no such file" in refusal("trials", f"--config={home / 'nothing.py'}", work)

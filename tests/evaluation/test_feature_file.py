@@ -306,3 +306,8 @@ def test_near_chance_is_said_with_its_likely_causes(tmp_path):
         said = [note for note in feature_rows.notes(rows) if "near chance" in note]
         assert bool(said) == (name == "noise")
         assert not said or "weights that were not loaded" in said[0]
+
+
+def test_a_mistyped_mode_is_named_before_any_file_is_read():
+    with pytest.raises(BdfError, match="mode: expected one of all, indoor; found 'al'; did you mean 'all'"):
+        feature_rows.evaluate_files("sysu_mm01", "nowhere.npz", modes=["al"])

@@ -34,6 +34,15 @@ def test_every_number_and_every_flag_is_printed_whatever_the_width(rows, width):
         assert word in printed
 
 
+def test_a_flag_that_says_nothing_of_a_baseline_moves_under_a_narrow_table_all_the_same(rows):
+    edges = [{**row, "model": "edges", "feature": None, "use": None, "flip_tta": None} for row in rows]
+    out = io.StringIO()
+    table.print_table([*rows, *edges], Console(file=out, width=120))
+    printed = out.getvalue()
+    assert max(map(len, printed.splitlines())) <= 120
+    assert "feature post_bn, use base, flip_tta no" in printed.split("in every row: ")[1].replace("\n", " ")
+
+
 def test_differences(rows):
     metrics = [{"metric": m, "difference": 0.5, "ci": [-0.1, 1.1], "clear": False} for m in table.METRICS]
     out = io.StringIO()
