@@ -82,7 +82,9 @@ def choose(runs: Sequence[Curves], wanted: Sequence[str] = ()) -> list[str]:
 
 
 def smoothed(steps: np.ndarray, values: np.ndarray, width: float) -> np.ndarray:
-    """An exponential average over the steps before, unbiased at the start, for steps at any distance.
+    """An average over the steps before and after, with weights that fall exponentially, for steps at any distance.
+
+    Over the steps before alone a falling curve would run above its own values.
 
     Args:
       steps: (N,) ascending.
@@ -91,12 +93,18 @@ def smoothed(steps: np.ndarray, values: np.ndarray, width: float) -> np.ndarray:
     """
     if width <= 0:
         return values
-    result, total, weight = np.empty(len(values)), 0.0, 0.0
+    before, weight_before = _sums(steps, values, width)
+    after, weight_after = (sums[::-1] for sums in _sums(-steps[::-1], values[::-1], width))
+    return (before + after - values) / (weight_before + weight_after - 1)
+
+
+def _sums(steps: np.ndarray, values: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
+    """At each step the weighted sum of the values up to it, and of the weights."""
+    sums, weights, total, weight = np.empty(len(values)), np.empty(len(values)), 0.0, 0.0
     for i, value in enumerate(values):
         decay = math.exp(-(steps[i] - steps[i - 1]) / width) if i else 0.0
-        total, weight = decay * total + value, decay * weight + 1
-        result[i] = total / weight
-    return result
+        sums[i], weights[i] = total, weight = decay * total + value, decay * weight + 1
+    return sums, weights
 
 
 def draw_curves(runs: Sequence[Curves], metrics: Sequence[str], out: str | Path, *, smooth: float = 0.02) -> Path:
