@@ -240,12 +240,13 @@ def _claim(folder: Path) -> Path:
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     """Writes all files; the manifest comes last, and what an earlier export left and no one names any more goes."""
+    failure = f"--out={folder}: the export could not be written"
     try:
         for name, content in files.items():
-            with replaced(folder / name, f"--out={folder}: the export could not be written") as out:
+            with replaced(folder / name, failure) as out:
                 out.write(content)
         for old in (*folder.glob("embed*.stablehlo"), *(folder / n for n in (WEIGHTS, JAX_EXAMPLE, NUMPY_EXAMPLE))):
             if old.name not in files:
                 old.unlink(missing_ok=True)
     except OSError as error:
-        raise BdfError(f"--out={folder}: the export could not be written: {error.strerror or error}") from error
+        raise BdfError(f"{failure}: {error.strerror or error}") from error

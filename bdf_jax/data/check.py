@@ -16,7 +16,7 @@ from typing import Any
 from bdf_jax.data.images import cores, verify
 from bdf_jax.data.index import INFRARED, VISIBLE
 from bdf_jax.data.published import published
-from bdf_jax.data.trees import LAYOUTS, llcm, read_tree, regdb, sysu_mm01
+from bdf_jax.data.trees import LAYOUTS, llcm, read_tree, regdb, sysu_mm01, tree_root
 from bdf_jax.data.trees.tree import (
     ImageFile,
     entries,
@@ -24,7 +24,6 @@ from bdf_jax.data.trees.tree import (
     read_lines,
     require_both_modalities,
     require_disjoint,
-    resolve_root,
     walk_identities,
 )
 from bdf_jax.data.world.write import RECORD
@@ -107,7 +106,7 @@ def locate(dataset: str, root: str | os.PathLike[str]) -> Path:
         raise BdfError(f"--dataset: expected one of {', '.join(LAYOUTS)}, found {dataset!r}")
     layout, folder = LAYOUTS[dataset], Path(os.path.abspath(os.path.expanduser(os.fspath(root))))
     try:
-        return resolve_root(layout, folder, tuple(LAYOUTS.values()))
+        return tree_root(dataset, folder)
     except BdfError as error:
         told = "This looks like" in str(error)
         if folder.is_dir() and layout.fits(folder) and not told:

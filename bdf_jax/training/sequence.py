@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bdf_jax.config import Config, to_dict
-from bdf_jax.data.trees import LAYOUTS
-from bdf_jax.data.trees.tree import resolve_root
+from bdf_jax.data.trees import tree_root
 from bdf_jax.errors import BdfError
 from bdf_jax.output import write_json
 from bdf_jax.training.workdir import claimed
@@ -78,7 +77,7 @@ def run_jobs(jobs: Sequence[Job]) -> tuple[dict[str, dict[str, list[dict[str, An
     """
     for dataset, root in {(job.config.data.dataset, job.config.data.root): None for job in jobs}:
         if root:
-            resolve_root(LAYOUTS[dataset], root, tuple(LAYOUTS.values()))
+            tree_root(dataset, root)
     for job in jobs:
         with claimed(job.workdir, job.config):
             pass

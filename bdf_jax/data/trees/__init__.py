@@ -1,6 +1,6 @@
 """Published trees on disk -> what is in them, checked before anything is read.
 
-`read_tree` is the only name that other rooms need. A tree is walked (one `stat` an image, no image is opened) at
+A tree is walked (one `stat` an image, no image is opened) at
 every start, because its answer decides which prepared records belong to it.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from bdf_jax.data.trees import llcm, regdb, sysu_mm01
 from bdf_jax.data.trees.tree import Layout, Tree, merge, resolve_root
@@ -20,7 +21,16 @@ _READERS: dict[str, Callable[..., Tree]] = {
     "llcm": llcm.read,
 }
 
-__all__ = ["LAYOUTS", "Layout", "Tree", "merge", "read_tree"]
+__all__ = ["LAYOUTS", "Layout", "Tree", "merge", "read_tree", "tree_root"]
+
+
+def tree_root(dataset: str, root: str | os.PathLike[str]) -> Path:
+    """The absolute folder of a published tree, found without walking it.
+
+    Raises:
+      BdfError: there is no such folder, or it is not laid out as this data set; says where the tree seems to be.
+    """
+    return resolve_root(LAYOUTS[dataset], root, tuple(LAYOUTS.values()))
 
 
 def read_tree(dataset: str, root: str | os.PathLike[str], *, trials: Sequence[int] | None = None) -> Tree:
@@ -37,7 +47,7 @@ def read_tree(dataset: str, root: str | os.PathLike[str], *, trials: Sequence[in
     """
     if dataset not in LAYOUTS:
         raise BdfError(f"data.dataset: expected one of {', '.join(LAYOUTS)}, found {dataset!r}")
-    folder = resolve_root(LAYOUTS[dataset], root, tuple(LAYOUTS.values()))
+    folder = tree_root(dataset, root)
     try:
         return _READERS[dataset](folder) if trials is None else _READERS[dataset](folder, trials=trials)
     except OSError as error:

@@ -143,15 +143,16 @@ def _environment() -> jinja2.Environment:
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     """The page last, and whole or not at all; what an earlier report had and this one has not goes."""
+    failure = f"the report could not be written to {folder}"
     names = [f"ranked-{kind}-{i}.png" for kind in ("best", "median", "worst") for i in range(1, EACH + 1)]
     try:
         for name in {*names, "derivatives.png"} - set(files):
             (folder / name).unlink(missing_ok=True)
         for name, content in sorted(files.items(), key=lambda item: item[0] == PAGE):
-            with replaced(folder / name, f"the report could not be written to {folder}") as out:
+            with replaced(folder / name, failure) as out:
                 out.write(content)
     except OSError as error:
-        raise BdfError(f"the report could not be written to {folder}: {error.strerror or error}") from error
+        raise BdfError(f"{failure}: {error.strerror or error}") from error
 
 
 def _figure(files: dict[str, bytes], name: str, draw: Any) -> Shown:
