@@ -6,8 +6,9 @@
 Without --root the world is written in the real geometry (44,745 images: minutes) to --out and kept there. Three tables:
 
 1. Images per second, and per second of processor time. The bare loop opens, converts and resizes the same files with
-   Pillow in one thread. All variants are interleaved in every round and the ratio is that of the same round, so that
-   other work on the machine hits all alike; the processor time does not count it at all.
+   Pillow, in one process and, to show what this machine's cores give together, in two. All variants are interleaved in
+   every round and the ratio is that of the same round, so that other work on the machine hits all alike; the processor
+   time does not count it at all.
 2. The share of time that a training step waits for its batch. The step only sleeps: for --step_seconds, or for a
    fiftieth of what this machine's processor needs for the configuration's real step, which is measured with 4 pairs
    and scaled by the number of pairs (a whole batch of ResNet-50 would not fit into every machine's memory).
@@ -17,7 +18,9 @@ Without --root the world is written in the real geometry (44,745 images: minutes
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
+import functools
 import json
 import multiprocessing
 import os
@@ -44,12 +47,13 @@ DIR = flags.DEFINE_string("dir", "", "Where records and decoded images go; defau
 STEP_SECONDS = flags.DEFINE_float("step_seconds", 0.0, "How long the stand-in for a step sleeps; 0: measure.")
 SPEED_UP = flags.DEFINE_float("speed_up", 50.0, "How much faster than this processor the imagined device is.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds of the first table; medians are shown.")
-IMAGES = flags.DEFINE_integer("images", 1920, "Images of a variant in a round.")
+IMAGES = flags.DEFINE_integer("images", 7680, "Images of a variant in a round.")
 STEPS = flags.DEFINE_integer("steps", 20, "Steps of the second and third table.")
 QUICK = flags.DEFINE_bool("quick", False, "A small world: whether the benchmark runs, not how fast.")
 JSON = flags.DEFINE_string("json", "", "Write the tables to this file.")
 CHILD = flags.DEFINE_string("child", "", "Internal: what to read, as JSON.")
 
+SETTLE_SECONDS = 0.5  # in which the reader before has decoded ahead as far as it may, and is idle
 VARIANTS = {"threads": 0, "1 process": 1, "2 processes": 2}
 
 
@@ -102,25 +106,30 @@ def _throughput(config: Any) -> list[dict[str, Any]]:
             batches[label] = train_batches(dataset.train, data, seed=0, start=0, stop=10**9)
     per_batch = 2 * config.data.identities * config.data.images
     count = max(1, IMAGES.value // per_batch)
-    measured: dict[str, list[tuple[float, float]]] = {"bare Pillow, 1 thread": [], **{name: [] for name in batches}}
+    bare = {"bare Pillow, 1 process": 1, "bare Pillow, 2 processes": 2}
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in (*bare, *batches)}
     rng = np.random.default_rng(0)
-    for turn in range(ROUNDS.value + 1):  # the first is not counted: it opens files, imports and starts processes
-        for name, found in measured.items():
-            for _ in range(3 * config.data.prefetch if name in batches else 0):
-                next(batches[name])  # what was decoded ahead between two rounds is not work of this one
-            rows = rng.permutation(len(dataset.train))[: count * per_batch]
-            wall, cpu = time.perf_counter(), _cpu_seconds()
-            if name in batches:
-                for _ in range(count):
-                    next(batches[name])
-            else:
-                _bare(dataset, rows, config.data.image_size)
-            images = count * per_batch if name in batches else len(rows)
-            if turn:
-                found.append((images / (time.perf_counter() - wall), images / (_cpu_seconds() - cpu)))
+    with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        for turn in range(ROUNDS.value + 1):  # the first is not counted: it opens files, imports, starts processes
+            for name, found in measured.items():
+                time.sleep(SETTLE_SECONDS)
+                for _ in range(3 * config.data.prefetch if name in batches else 0):
+                    next(batches[name])  # what was decoded ahead between two rounds is not work of this one
+                rows = rng.permutation(len(dataset.train))[: count * per_batch]
+                paths = [os.path.join(dataset.root, dataset.train.index.names[row]) for row in rows]
+                wall, cpu = time.perf_counter(), _cpu_seconds()
+                if name in batches:
+                    for _ in range(count):
+                        next(batches[name])
+                else:
+                    parts = [paths[part :: bare[name]] for part in range(bare[name])]
+                    list(pool.map(functools.partial(_bare, config.data.image_size), parts))
+                images = count * per_batch if name in batches else len(paths)
+                if turn:
+                    found.append((images / (time.perf_counter() - wall), images / (_cpu_seconds() - cpu)))
     for iterator in batches.values():
         iterator.close()
-    base = np.array(measured["bare Pillow, 1 thread"])
+    base = np.array(measured["bare Pillow, 1 process"])
     return [
         {
             "reader": name,
@@ -133,11 +142,11 @@ def _throughput(config: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _bare(dataset: Any, rows: np.ndarray, size: tuple[int, int]) -> None:
+def _bare(size: tuple[int, int], paths: Sequence[str]) -> None:
     from PIL import Image
 
-    for row in rows:
-        with Image.open(os.path.join(dataset.root, dataset.train.index.names[row])) as image:
+    for path in paths:
+        with Image.open(path) as image:
             np.asarray(image.convert("RGB").resize(size[::-1], Image.Resampling.BILINEAR))
 
 

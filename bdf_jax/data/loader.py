@@ -17,7 +17,7 @@ import threading
 import weakref
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from absl import flags
@@ -26,6 +26,7 @@ from bdf_jax.config import DataConfig
 from bdf_jax.data.dataset import Split
 from bdf_jax.data.decoded import CHUNK, pixels
 from bdf_jax.data.images import cores
+from bdf_jax.data.ring import Ring
 from bdf_jax.data.sampler import PKSampler, make_sampler
 from bdf_jax.errors import BdfError
 
@@ -76,7 +77,8 @@ def train_batches(
         a decoding process that died.
     """
     sampler = make_sampler(split.index, config.identities, config.images)
-    load = _TrainStep(split, sampler, seed, config.image_size, pairs or slice(None), threads=config.workers == 0)
+    share = range(config.identities * config.images)[pairs or slice(None)]
+    load = _TrainLoad(split, sampler, seed, config.image_size, share, threads=config.workers == 0)
     return _iterate(load, start, stop, workers=config.workers, prefetch=config.prefetch)
 
 
@@ -103,48 +105,65 @@ def eval_batches(
       BdfError: while iterating, a damaged record (names the image) or a decoding process that died.
     """
     wanted = np.arange(len(split)) if rows is None else np.asarray(rows, np.int64)
-    load = _EvalStep(split, wanted, size, batch_size, threads=workers == 0)
+    load = _EvalLoad(split, wanted, size, batch_size, threads=workers == 0)
     return _iterate(load, 0, -(-len(wanted) // batch_size), workers=workers, prefetch=prefetch)
 
 
-class _TrainStep:
-    """step -> Batch; a class so that it pickles for worker processes."""
+class _Load(Protocol):
+    """number of a batch -> the batch: its pixels written into memory that the caller has, and what they belong to."""
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the pixels."""
+
+    def fill(self, number: int, images: np.ndarray) -> None:
+        """Decodes the images of a batch: all the work."""
+
+    def batch(self, number: int, images: np.ndarray) -> Any:
+        """The batch that has these pixels; cheap enough to be done wherever it is needed."""
+
+
+class _TrainLoad:
     def __init__(
-        self, split: Split, sampler: PKSampler, seed: int, size: tuple[int, int], pairs: slice, *, threads: bool
+        self, split: Split, sampler: PKSampler, seed: int, size: tuple[int, int], pairs: range, *, threads: bool
     ):
         self._split, self._sampler, self._seed = split, sampler, seed
-        self._size, self._pairs, self._threads = size, pairs, threads
+        self._pairs, self._threads = slice(pairs.start, pairs.stop), threads
+        self.shape = (len(pairs), 2, *size, 3)
 
-    def __call__(self, step: int) -> Batch:
-        rows_N2, labels_N = self._sampler.draw(self._seed, int(step))
-        rows_N2, labels_N = rows_N2[self._pairs], labels_N[self._pairs]
-        images = np.empty((rows_N2.size, *self._size, 3), np.uint8)
-        _fill(images, self._split, rows_N2.reshape(-1), self._size, self._threads)
-        return Batch(images.reshape(*rows_N2.shape, *self._size, 3), labels_N)
+    def fill(self, number: int, images: np.ndarray) -> None:
+        rows = self._sampler.draw(self._seed, number)[0][self._pairs]
+        _fill(images.reshape(-1, *images.shape[2:]), self._split, rows.reshape(-1), self._threads)
+
+    def batch(self, number: int, images: np.ndarray) -> Batch:
+        return Batch(images, self._sampler.draw(self._seed, number)[1][self._pairs])
 
 
-class _EvalStep:
-    """number of a batch -> EvalBatch."""
-
+class _EvalLoad:
     def __init__(self, split: Split, rows: np.ndarray, size: tuple[int, int], batch_size: int, *, threads: bool):
-        self._split, self._rows, self._size, self._batch_size = split, rows, size, batch_size
-        self._threads = threads
+        self._split, self._rows, self._threads = split, rows, threads
+        self.shape = (batch_size, *size, 3)
 
-    def __call__(self, number: int) -> EvalBatch:
-        rows_V = self._rows[int(number) * self._batch_size :][: self._batch_size]
-        images = np.zeros((self._batch_size, *self._size, 3), np.uint8)
-        _fill(images, self._split, rows_V, self._size, self._threads)
+    def fill(self, number: int, images: np.ndarray) -> None:
+        rows_V = self._rows_of(number)
+        _fill(images, self._split, rows_V, self._threads)
+        images[len(rows_V) :] = 0
+
+    def batch(self, number: int, images: np.ndarray) -> EvalBatch:
+        rows_V = self._rows_of(number)
         return EvalBatch(images, rows_V, len(rows_V))
 
+    def _rows_of(self, number: int) -> np.ndarray:
+        return self._rows[number * self.shape[0] :][: self.shape[0]]
 
-def _fill(images: np.ndarray, split: Split, rows: np.ndarray, size: tuple[int, int], threads: bool) -> None:
+
+def _fill(images: np.ndarray, split: Split, rows: np.ndarray, threads: bool) -> None:
     """Fills the first images with rows; with `threads` all cores share one batch (Pillow and reading release the GIL).
 
     Decoded images are used where there are any of this size; one that is damaged there is decoded like all others.
     """
-    records, positions = split.records, split.positions[rows]
-    decoded = split.decoded if split.decoded is not None and split.decoded.size == tuple(size) else None
+    records, positions, size = split.records, split.positions[rows], images.shape[1:3]
+    decoded = split.decoded if split.decoded is not None and split.decoded.size == size else None
     encoded = records.encoded_all(positions) if decoded is None else None
 
     def fill_chunk(first: int) -> None:
@@ -165,23 +184,36 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(cores(), thread_name_prefix="decode")
 
 
-def _iterate(load: Any, start: int, stop: int, *, workers: int, prefetch: int) -> Generator[Any, None, None]:
+def _iterate(load: _Load, start: int, stop: int, *, workers: int, prefetch: int) -> Generator[Any, None, None]:
     import grain
 
     if not flags.FLAGS.is_parsed():  # Grain reads its flags, also in a notebook or a test, where nobody parses any
         flags.FLAGS.mark_as_parsed()
-    batches = grain.MapDataset.range(start, stop).map(load)
+    numbers = grain.MapDataset.range(start, stop)
     if workers:
-        ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
         each = -(-prefetch // workers)
+        ring = Ring(load.shape, slots=workers * (each + 2), first=start)  # waiting, being filled, being handed over
+        ahead = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
         processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=each)
-        generator = _from_processes(iter(batches.to_iter_dataset(ahead).mp_prefetch(processes, _start_worker)))
+        filled = numbers.map(functools.partial(_into_slot, load, ring)).to_iter_dataset(ahead)
+        generator = _from_processes(iter(filled.mp_prefetch(processes, _start_worker)), load, ring)
         _close_at_exit()
         _open.add(generator)
         return generator
     # These threads only wait for the pool that decodes.
     ahead = grain.ReadOptions(num_threads=min(prefetch, 16), prefetch_buffer_size=prefetch)
-    return _from_threads(iter(batches.to_iter_dataset(ahead)))
+    return _from_threads(iter(numbers.map(functools.partial(_into_array, load)).to_iter_dataset(ahead)))
+
+
+def _into_array(load: _Load, number: int) -> Any:
+    images = np.empty(load.shape, np.uint8)
+    load.fill(int(number), images)
+    return load.batch(int(number), images)
+
+
+def _into_slot(load: _Load, ring: Ring, number: int) -> int:
+    load.fill(int(number), ring.slot(int(number)))
+    return int(number)
 
 
 def _start_worker(number: int, count: int) -> None:
@@ -204,11 +236,11 @@ def _from_threads(iterator: Any) -> Generator[Any, None, None]:
         yield from iterator
 
 
-def _from_processes(iterator: Any) -> Generator[Any, None, None]:
+def _from_processes(iterator: Any, load: _Load, ring: Ring) -> Generator[Any, None, None]:
     try:
         while True:
             try:
-                batch = next(iterator)
+                number = next(iterator)
             except StopIteration:
                 return
             except RuntimeError as error:
@@ -219,11 +251,9 @@ def _from_processes(iterator: Any) -> Generator[Any, None, None]:
                     "memory. Start the same command again to continue from the last checkpoint; "
                     "--config.data.workers=0 decodes in threads of one process and needs less memory."
                 ) from error
-            # Out of the shared memory, which is free again then; what a caller holds at exit is reported as leaked.
-            copied = type(batch)(*(np.array(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in batch))
-            del batch
-            yield copied
+            yield load.batch(number, ring.take(number))
     finally:
+        ring.close()
         iterator.close()
         del iterator
         gc.collect()  # Grain's iterators refer to each other, and complain if the interpreter ends before them
