@@ -13,7 +13,7 @@ recipe has not been run on it.
 
 from bdf_jax.config import Config, DataConfig, editable
 
-CONFIG = Config(data=DataConfig(dataset="regdb"))
+CONFIG = Config(data=DataConfig(dataset="regdb", workers=4))  # processes, as in sysu_mm01.py
 
 
 def get_config():

@@ -134,10 +134,7 @@ def load_pretrained(
       BdfError: see `read_tensors` and `hub.download`; or the tensors do not fit the backbone, with everything that
         is missing, unexpected, of another shape or not finite.
     """
-    path = Path(source).expanduser()
-    if not path.exists() and hub.is_hub_name(source):
-        path = hub.download(source, progress=progress)
-    tensors = _without_prefix(read_tensors(path))
+    path, tensors = read_source(source, progress=progress)
     naming = choose_naming(tensors)
     values, ignored, problems = map_tensors(tensors, naming)
     flat = traverse_util.flatten_dict(dict(variables))
@@ -152,6 +149,18 @@ def load_pretrained(
         )
     logging.info("%s: %d tensors used, %d ignored", path, len(tensors) - len(ignored), len(ignored))
     return traverse_util.unflatten_dict(filled)
+
+
+def read_source(source: str, *, progress: bool = True) -> tuple[Path, dict[str, np.ndarray]]:
+    """The weight file that `model.pretrained` means, downloaded where it has to be, and its tensors.
+
+    Raises:
+      BdfError: see `read_tensors` and `hub.download`.
+    """
+    path = Path(source).expanduser()
+    if not path.exists() and hub.is_hub_name(source):
+        path = hub.download(source, progress=progress)
+    return path, _without_prefix(read_tensors(path))
 
 
 def choose_naming(names: Mapping[str, Any]) -> Naming:

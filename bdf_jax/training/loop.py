@@ -19,6 +19,7 @@ from bdf_jax.data.sampler import make_sampler, steps_per_epoch
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.workdir import evaluate_workdir, validation_map
 from bdf_jax.models import Network
+from bdf_jax.models.weights import read_source
 from bdf_jax.training.compile import compile_step
 from bdf_jax.training.events import check_wandb, open_events
 from bdf_jax.training.optimiser import make_optimiser, schedule
@@ -55,6 +56,7 @@ def run(config: Config, workdir: str | Path) -> list[dict]:
     check_wandb(config.training.wandb)
     distributed.agree("their configuration", {name: value for name, value in _fields(config) if name not in OF_A_HOST})
     with _claimed_by_first(workdir, config) as folder:
+        distributed.on_first(lambda: _look_at_weights(config, folder))
         dataset = open_dataset(config.data, progress=distributed.is_first())
         distributed.agree("their data", {"fingerprint": dataset.fingerprint})
         total = total_steps(config, dataset)
@@ -65,6 +67,12 @@ def run(config: Config, workdir: str | Path) -> list[dict]:
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_kept(folder)) from None
         return evaluate_workdir(folder, config=config.evaluation, dataset=dataset)
+
+
+def _look_at_weights(config: Config, folder: Path) -> None:
+    """Refuses a weight file that cannot be read before hours go into preparing data."""
+    if config.model.pretrained and newest_metadata(folder) is None:
+        read_source(config.model.pretrained)
 
 
 def train(config: Config, dataset: Dataset, folder: Path, total: int) -> TrainState:
