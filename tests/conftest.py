@@ -1,13 +1,16 @@
-"""Every test process compiles into one private cache, so that a program is compiled once a session at most."""
+"""Every test process hears Ctrl-C, and compiles into one private cache: a program once a session at most."""
 
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in its background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # Before jax is imported: subprocesses of tests, and pytest-xdist's workers, inherit it.
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="bdf-jax-tests-")

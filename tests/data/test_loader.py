@@ -193,8 +193,7 @@ def test_an_iterator_left_early_leaves_nothing_behind(dataset, prepared, workers
 
 
 LOOP = """if True:
-    import signal, sys
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the test's own parent ignores
+    import sys
     from bdf_jax.config import DataConfig
     from bdf_jax.data.dataset import open_dataset
     from bdf_jax.data.loader import train_batches
