@@ -6,9 +6,22 @@ import sys
 from typing import Any
 
 from tqdm import tqdm
+from tqdm.utils import ObjectWrapper
 
 
 def bar(**options: Any) -> tqdm:
-    """A tqdm bar on the error stream; in a file or a pipe, where every refresh stays visible, it speaks up rarely."""
+    """A tqdm bar on the error stream; in a file or a pipe, where every refresh stays visible, a line now and then."""
     redrawn = sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel")  # a terminal, a notebook
-    return tqdm(dynamic_ncols=True, mininterval=0.1 if redrawn else 15.0, **options)
+    if not redrawn:
+        options = {"file": _Lines(sys.stderr), "mininterval": 15.0, **options}
+    return tqdm(dynamic_ncols=True, **options)
+
+
+class _Lines(ObjectWrapper):
+    """A stream on which every state of a bar has a line of its own, and nothing else is on it."""
+
+    def write(self, text: str) -> None:
+        """Writes what is left without the characters that redraw a line."""
+        text = text.replace("\r", "").rstrip()
+        if text:
+            self._wrapped.write(text + "\n")
