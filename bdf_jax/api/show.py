@@ -118,16 +118,16 @@ def facts_table(title: str, facts: Mapping[str, str]) -> str:
     return f"<div><b>{escaped(title)}</b></div><table>{rows}</table>"
 
 
-def page(title: str, body: str) -> str:
-    """A page of its own that fetches nothing and runs nothing."""
+def page(title: str, note: str, body: str) -> str:
+    """A page of its own that fetches nothing and runs nothing: a title, a line about what is shown, and HTML."""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
         "style-src 'unsafe-inline'\">"
         f"<title>{escaped(title)}</title>"
         "<style>body{font-family:system-ui,sans-serif;margin:24px;color:#1d2329;background:#fff}"
-        "h1{font-size:20px;overflow-wrap:anywhere}</style>"
-        f"</head><body>\n<h1>{escaped(title)}</h1>\n{body}\n</body></html>\n"
+        "h1{font-size:20px;overflow-wrap:anywhere} p{color:#5b6570;overflow-wrap:anywhere}</style>"
+        f"</head><body>\n<h1>{escaped(title)}</h1>\n<p>{escaped(note)}</p>\n{body}\n</body></html>\n"
     )
 
 

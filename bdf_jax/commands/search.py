@@ -68,7 +68,12 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.html:
         from bdf_jax.api.show import page
 
-        write_text(arguments.html, page(f"Search in {arguments.gallery}", found.html(PICTURED)))
+        queries = f"{len(found.rows):,} {'query' if len(found.rows) == 1 else 'queries'} ({arguments.modality})"
+        note = (
+            f"{queries} among {len(gallery):,} images ({gallery.modality}); network of {model.source}, step "
+            f"{model.step}; the number beside a rank is the cosine of the features"
+        )
+        write_text(arguments.html, page(f"Search in {arguments.gallery}", note, found.html(PICTURED)))
     print_table(found)
 
 

@@ -63,6 +63,7 @@ def test_search_prints_and_writes_what_the_gallery_finds(model, run, people, tmp
     assert found[0]["results"][0]["name"] == "person 3/0.jpg"
     assert all(result["name"] in printed for result in found[0]["results"])
     assert files["html"].read_text().count("<img ") == 4
+    assert "1 query (visible) among 10 images (visible); network of " in files["html"].read_text()
     assert len(bdf_jax.open_gallery(files["save_gallery"])) == 10
     # The saved gallery gives the same.
     again = tmp_path / "again.json"
