@@ -191,12 +191,7 @@ def _iterate(load: _Load, start: int, stop: int, *, workers: int, prefetch: int)
         flags.FLAGS.mark_as_parsed()
     numbers = grain.MapDataset.range(start, stop)
     if workers:
-        each = -(-prefetch // workers)
-        ring = Ring(load.shape, slots=workers * (each + 2), first=start)  # waiting, being filled, being handed over
-        ahead = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-        processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=each)
-        filled = numbers.map(functools.partial(_into_slot, load, ring)).to_iter_dataset(ahead)
-        generator = _from_processes(iter(filled.mp_prefetch(processes, _start_worker)), load, ring)
+        generator = _from_processes(numbers, load, start, workers, prefetch)
         _close_at_exit()
         _open.add(generator)
         return generator
@@ -236,7 +231,15 @@ def _from_threads(iterator: Any) -> Generator[Any, None, None]:
         yield from iterator
 
 
-def _from_processes(iterator: Any, load: _Load, ring: Ring) -> Generator[Any, None, None]:
+def _from_processes(numbers: Any, load: _Load, start: int, workers: int, prefetch: int) -> Generator[Any, None, None]:
+    import grain
+
+    each = -(-prefetch // workers)
+    ring = Ring(load.shape, slots=workers * (each + 2), first=start)  # waiting, being filled, being handed over
+    filled = numbers.map(functools.partial(_into_slot, load, ring))
+    at_once = filled.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+    processes = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=each)
+    iterator = iter(at_once.mp_prefetch(processes, _start_worker))
     try:
         while True:
             try:
