@@ -55,7 +55,7 @@ NOT_RUN = (
     (r"--coordinator=", "waits for the other process; tests/training/test_processes.py starts both"),
     (r"^python benchmarks/real_pixels\.py", "takes half an hour; tests/real_pixels runs short versions"),
     (
-        r"^python benchmarks/(train_step|modalities)\.py",
+        r"^(\S+=\S+ )*python benchmarks/(train_step|modalities)\.py",
         "take minutes; tests/test_benchmarks_train_step.py runs small ones",
     ),
     (
