@@ -13,7 +13,8 @@ def bar(**options: Any) -> tqdm:
     """A tqdm bar on the error stream; in a file or a pipe, where every refresh stays visible, a line now and then."""
     redrawn = sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel")  # a terminal, a notebook
     if not redrawn:
-        options = {"file": _Lines(sys.stderr), "mininterval": 15.0, **options}
+        # Nobody moves up a line for a bar below another one: each is the first.
+        options = {"file": _Lines(sys.stderr), "mininterval": 15.0, "position": 0, **options}
     return tqdm(dynamic_ncols=True, **options)
 
 
