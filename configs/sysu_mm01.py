@@ -11,7 +11,8 @@ Unverified: the data set is under licence and this recipe has not been run on it
 
 from bdf_jax.config import Config, DataConfig, editable
 
-# Processes: threads share Python's lock, and more than two cores decode hardly more than two.
+# Processes: threads share Python's lock, and on two cores decode 1.2 to 1.3 times what one process does
+# (docs/performance.md).
 CONFIG = Config(data=DataConfig(workers=4))
 
 

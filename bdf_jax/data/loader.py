@@ -77,8 +77,7 @@ def train_batches(
         a decoding process that died.
     """
     sampler = make_sampler(split.index, config.identities, config.images)
-    share = range(config.identities * config.images)[pairs or slice(None)]
-    load = _TrainLoad(split, sampler, seed, config.image_size, share, threads=config.workers == 0)
+    load = _TrainLoad(split, sampler, seed, config.image_size, pairs or slice(None), threads=config.workers == 0)
     return _iterate(load, start, stop, workers=config.workers, prefetch=config.prefetch)
 
 
@@ -125,11 +124,11 @@ class _Load(Protocol):
 
 class _TrainLoad:
     def __init__(
-        self, split: Split, sampler: PKSampler, seed: int, size: tuple[int, int], pairs: range, *, threads: bool
+        self, split: Split, sampler: PKSampler, seed: int, size: tuple[int, int], pairs: slice, *, threads: bool
     ):
         self._split, self._sampler, self._seed = split, sampler, seed
-        self._pairs, self._threads = slice(pairs.start, pairs.stop), threads
-        self.shape = (len(pairs), 2, *size, 3)
+        self._pairs, self._threads = pairs, threads
+        self.shape = (len(range(sampler.identities * sampler.images)[pairs]), 2, *size, 3)
 
     def fill(self, number: int, images: np.ndarray) -> None:
         rows = self._sampler.draw(self._seed, number)[0][self._pairs]

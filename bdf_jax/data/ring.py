@@ -1,8 +1,8 @@
 """Batches of pixels in memory that processes share, so that a decoded image is copied once on its way.
 
 A decoding process fills a slot in place, the consumer copies it out; only the number of the slot goes through a queue.
-Handing every batch over in shared memory of its own costs a copy, the allocation and mapping of fresh pages in two
-processes, and their release: a fifth of the time of decoding (benchmarks/input.py).
+Handing every batch over in shared memory of its own costs a copy more, the allocation and mapping of fresh pages in
+two processes, and their release; docs/performance.md has the rates of both.
 """
 
 from __future__ import annotations
@@ -42,9 +42,8 @@ class Ring:
         self._shape, self._slots = shape, slots
         self._file = _memory()
         self._file.truncate(HEADER_BYTES + slots * int(np.prod(shape)))
-        self._path = (
-            self._file.name if isinstance(self._file.name, str) else f"/proc/{os.getpid()}/fd/{self._file.name}"
-        )
+        name = self._file.name  # of memory without one, the number of the descriptor
+        self._path = name if isinstance(name, str) else f"/proc/{os.getpid()}/fd/{name}"
         self._map()
         self._taken[0] = first
 

@@ -75,7 +75,7 @@ def run_jobs(jobs: Sequence[Job]) -> tuple[dict[str, dict[str, list[dict[str, An
       BdfError: no tree at a job's `data.root`, or a work folder of another run or in use.
       Stopped: by SIGTERM or Ctrl-C.
     """
-    for dataset, root in {(job.config.data.dataset, job.config.data.root): None for job in jobs}:
+    for dataset, root in dict.fromkeys((job.config.data.dataset, job.config.data.root) for job in jobs):
         if root:
             tree_root(dataset, root)
     for job in jobs:
