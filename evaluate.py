@@ -60,23 +60,13 @@ def main(_: Sequence[str]) -> None:
 
         check_folder(REPORT.value)  # before the work
     if FEATURES.value:
-        _write(_evaluate_features())  # ranking alone: nothing to share out
+        _evaluate_features()  # ranking alone: nothing to share out
         return
     with launch.joined(PROCESSES):
-        rows = _evaluate_workdir()
-        from bdf_jax import distributed
-
-        distributed.on_first(lambda: _write(rows))
+        _evaluate_workdir()
 
 
-def _write(rows: list[dict]) -> None:
-    if JSON.value:
-        from bdf_jax.evaluation import table
-
-        table.write_json(JSON.value, rows)
-
-
-def _evaluate_workdir() -> list[dict]:
+def _evaluate_workdir() -> None:
     from bdf_jax.checkpoints import load_metadata  # after the flags are checked: this imports JAX
     from bdf_jax.evaluation import feature_rows
     from bdf_jax.evaluation.workdir import evaluate_workdir
@@ -87,13 +77,14 @@ def _evaluate_workdir() -> list[dict]:
     changes = {f"evaluation.{name}": value for name, value in given.items() if value is not None}
     changes |= {f"data.{name}": value for name, value in data.items() if value not in (None, "")}
     config = vary(run, changes)
-    return evaluate_workdir(
+    evaluate_workdir(
         WORKDIR.value,
         step=STEP.value,
         config=config.evaluation,
         data=config.data,
         rerank=RERANK.value,
         features_file=SAVE_FEATURES.value,
+        rows_file=JSON.value,
         report=REPORT.value,
         modes=MODE.value or None,
         shots=feature_rows.parse_shots(SHOTS.value) or None,
@@ -102,7 +93,7 @@ def _evaluate_workdir() -> list[dict]:
     )
 
 
-def _evaluate_features() -> list[dict]:
+def _evaluate_features() -> None:
     from bdf_jax.evaluation import feature_rows, table  # after the flags are checked: this imports JAX
 
     if not DATASET.value:
@@ -120,6 +111,8 @@ def _evaluate_features() -> list[dict]:
     }
     rows = feature_rows.evaluate_files(DATASET.value, FEATURES.value, **asked)
     notes = feature_rows.notes(rows)
+    if JSON.value:
+        table.write_json(JSON.value, rows)
     table.print_table(rows)
     table.print_differences(rows)
     for note in notes:
@@ -129,7 +122,6 @@ def _evaluate_features() -> list[dict]:
 
         page = report_features(REPORT.value, rows, DATASET.value, FEATURES.value, notes=notes, **asked)
         print(f"report: {page}")
-    return rows
 
 
 if __name__ == "__main__":

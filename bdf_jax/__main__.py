@@ -7,6 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from bdf_jax import streams
 from bdf_jax.process import run_command
 
 # Command -> module in bdf_jax/commands and a line of help. Only the module that is asked for is imported.
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       The exit code: 0; 1 after a BdfError, 130 when interrupted. A wrong flag exits with 2.
     """
+    streams.settle()
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="python -m bdf_jax", description=__doc__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

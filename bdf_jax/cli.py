@@ -11,6 +11,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from bdf_jax import config as configs
+from bdf_jax import streams
 from bdf_jax.errors import BdfError
 from bdf_jax.process import run_command
 
@@ -30,6 +31,7 @@ def main(function: Callable[[Sequence[str]], int | None]) -> None:
             raise BdfError(f"expected flags only (--name=value), found {' '.join(argv[1:])!r}")
         return function(argv)
 
+    streams.settle()
     logging.set_verbosity(logging.WARNING)  # JAX and Orbax tell of every file and backend at INFO
     app.run(lambda argv: run_command(lambda: run(argv)), flags_parser=_parse)
 

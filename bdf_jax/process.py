@@ -9,33 +9,44 @@ import os
 import sys
 from collections.abc import Callable
 
+from bdf_jax import streams
 from bdf_jax.compilation_cache import use_compilation_cache
 from bdf_jax.errors import BdfError
 
 INTERRUPTED = 130  # as a shell reports Ctrl-C
+UNPRINTED = 1
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # malloc.h of glibc
 
 
 def run_command(command: Callable[[], int | None]) -> int:
     """Runs a command and says on standard error, without a traceback, what stopped it.
 
+    A reader of its output that goes away (`... | head`) does not stop it.
+
     Returns:
       What `command` returns (None: 0); the error's own code after a BdfError (1, or 75 when preempted with everything
-      saved), 130 when interrupted, 0 when the reader of its output has gone (`... | head`).
+      saved), 130 when interrupted, 1 when it came to its end and standard output could not take what it printed.
     """
+    streams.settle()
     try:
         keep_freed_memory()
         use_compilation_cache()
-        return command() or 0
+        code = command() or 0
     except BdfError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as error:
         print("interrupted" + (f": {error}" if str(error) else ""), file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
+    lost = streams.lost_output()
+    if lost is None:
+        return code
+    print(
+        f"error: standard output: {lost.strerror}: what was printed is lost from there on; the command itself came to "
+        "its end, and every file that it writes is whole",
+        file=sys.stderr,
+    )
+    return code or UNPRINTED
 
 
 def keep_freed_memory() -> bool:

@@ -11,11 +11,17 @@ from tqdm.utils import ObjectWrapper
 
 def bar(**options: Any) -> tqdm:
     """A tqdm bar on the error stream; in a file or a pipe, where every refresh stays visible, a line now and then."""
-    redrawn = sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel")  # a terminal, a notebook
-    if not redrawn:
+    if sys.stderr is None:  # a program without one, such as a service
+        options["disable"] = True
+    elif not (is_terminal() or type(sys.stderr).__module__.startswith("ipykernel")):  # a notebook draws again, too
         # Nobody moves up a line for a bar below another one: each is the first.
         options = {"file": _Lines(sys.stderr), "mininterval": 15.0, "position": 0, **options}
     return tqdm(dynamic_ncols=True, **options)
+
+
+def is_terminal() -> bool:
+    """Whether somebody looks at the error stream as it is written."""
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 class _Lines(ObjectWrapper):

@@ -10,6 +10,7 @@ from bdf_jax.commands.overrides import read_config_file, reject_set
 from bdf_jax.config import Config, vary
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.statistics import METRICS
+from bdf_jax.output import write_text
 from bdf_jax.training.sequence import Job, markdown, run_jobs, spread, write_summary
 
 TAKES_CONFIG = True
@@ -78,9 +79,9 @@ def run_table(rows: Mapping[str, Config], seeds: Sequence[int], workdir: Path, *
             singles.append({"row": name, "seed": seed, "use": use, **{m: first[m] for m in METRICS}})
     text = _table(values, f"{metric}, percent ({protocol}); mean ± standard deviation over seeds (single seeds)")
     if singles:
-        print(f"\n{text}")
         write_summary(folder / "ablation.json", {"metric": metric, "runs": singles})
-        (folder / "ablation.md").write_text(text + "\n")
+        write_text(folder / "ablation.md", text + "\n")
+        print(f"\n{text}")
     if failures:
         raise BdfError("; ".join(failures) + "; the same command does only what is missing")
     return text

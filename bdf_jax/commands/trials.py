@@ -41,9 +41,9 @@ def run(arguments: argparse.Namespace) -> None:
     results, failures = run_jobs(jobs)
     summary = {"config": arguments.config, "trials": trials, "rows": summarise(results, config.evaluation.use)}
     if results:
-        print(table(summary["rows"]))
         path = Path(arguments.json).expanduser() if arguments.json else folder / "trials.json"
-        write_summary(path, summary)
+        write_summary(path, summary)  # before it is printed, which may fail
+        print(table(summary["rows"]))
         print(f"{path}")
     if failures:
         raise BdfError("; ".join(failures) + "; the same command does only what is missing")

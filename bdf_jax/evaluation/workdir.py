@@ -22,7 +22,7 @@ from bdf_jax.evaluation.features import embed_split, flags_of, similarity_of
 from bdf_jax.evaluation.gallery import shipped_picks, tree_picks
 from bdf_jax.evaluation.harness import evaluate, measure, row
 from bdf_jax.evaluation.protocols import Protocol, protocols_for
-from bdf_jax.evaluation.table import print_table
+from bdf_jax.evaluation.table import print_table, write_json
 from bdf_jax.models import Network, initial_variables
 
 
@@ -35,6 +35,7 @@ def evaluate_workdir(
     dataset: Dataset | None = None,
     rerank: bool = False,
     features_file: str | Path = "",
+    rows_file: str | Path = "",
     report: str | Path = "",
     **choice: Any,
 ) -> list[dict[str, Any]]:
@@ -50,6 +51,7 @@ def evaluate_workdir(
       dataset: the same data, opened already.
       rerank: k-reciprocal re-ranking.
       features_file: where the features of the test images are saved, readable by `evaluate.py --features`.
+      rows_file: where the rows are written before they are printed.
       report: folder for a page with curves, histograms and pictures.
       choice: `modes`, `shots`, `galleries`, `directions` of `protocols_for`; by default single-shot with the official
         galleries.
@@ -89,6 +91,8 @@ def evaluate_workdir(
         notes = baselines.near_chance_notes(rows)
         if settings.baselines:
             rows += _baseline_rows(compared, index, protocols, settings)
+        if rows_file:
+            write_json(rows_file, rows)
         print_table(rows)
         for note in notes:
             print(f"note: {note}")

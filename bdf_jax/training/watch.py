@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -12,7 +11,7 @@ import jax
 import numpy as np
 
 from bdf_jax.errors import BdfError
-from bdf_jax.progress import bar
+from bdf_jax.progress import bar, is_terminal
 from bdf_jax.training.events import Events
 from bdf_jax.training.step import Metrics
 from bdf_jax.training.workdir import MetricsFile
@@ -100,7 +99,7 @@ class Watch:
         """Writes a line above the bar; nothing where there is none: of several processes only one speaks."""
         if self._bar.disable:
             return
-        if sys.stderr.isatty():
+        if is_terminal():
             self._bar.write(line)
         else:  # nothing is above a bar in a file; tqdm would write the bar once more with every line
             print(line, flush=True)

@@ -26,6 +26,7 @@ from bdf_jax.checkpoints import load_state
 from bdf_jax.config import vary
 from bdf_jax.data.dataset import open_dataset
 from bdf_jax.errors import BdfError
+from bdf_jax.evaluation.workdir import evaluate_workdir
 from bdf_jax.training import loop
 from bdf_jax.training.loop import run
 from bdf_jax.training.preemption import Preempted, preemptible
@@ -151,6 +152,30 @@ def test_a_ctrl_c_that_a_callback_swallows_comes_again():
 
     with pytest.raises(KeyboardInterrupt), preemptible():
         work()
+
+
+def test_a_reader_that_leaves_does_not_end_the_run(finished, config, tmp_path):
+    """As `python train.py | head -1`: the run is not over, so it goes on; nothing of it is lost."""
+    with subprocess.Popen(
+        command_line(config, tmp_path / "run"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline().startswith("sysu_mm01 in ")
+        process.stdout.close()
+        error = process.stderr.read()
+        process.wait(timeout=240)
+    assert process.returncode == 0, error
+    assert "Traceback" not in error
+    assert_same_run(finished, tmp_path / "run")
+
+
+def test_what_evaluation_found_is_in_its_file_before_it_is_printed(config, workdir, tmp_path, monkeypatch):
+    def fails(rows):
+        raise UnicodeEncodeError("ascii", "±", 0, 1, "a console that cannot write it")
+
+    monkeypatch.setattr("bdf_jax.evaluation.workdir.print_table", fails)
+    with pytest.raises(UnicodeEncodeError):
+        evaluate_workdir(workdir, config=config.evaluation, rows_file=tmp_path / "rows.json")
+    assert json.loads((tmp_path / "rows.json").read_text())[0]["model"] == "trained"
 
 
 # Numbers

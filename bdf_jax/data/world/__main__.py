@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import get_args
 
+from bdf_jax import streams
 from bdf_jax.data.world.plan import Geometry, Layout, Sensor
 from bdf_jax.data.world.write import write_world
 from bdf_jax.errors import BdfError
@@ -13,6 +14,7 @@ from bdf_jax.errors import BdfError
 
 def main(arguments: list[str] | None = None) -> int:
     """Writes a world; returns the exit code."""
+    streams.settle()
     parser = argparse.ArgumentParser(
         prog="python -m bdf_jax.data.world",
         description="Writes a synthetic visible-infrared world in the layout of a published data set.",
