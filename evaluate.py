@@ -16,6 +16,8 @@ from absl import flags
 from bdf_jax import cli, launch
 from bdf_jax.config import vary
 from bdf_jax.errors import BdfError
+from bdf_jax.output import check_output
+from bdf_jax.paths import check_local
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Work folder of a training run, or one of its checkpoints.")
 STEP = flags.DEFINE_integer(
@@ -58,7 +60,14 @@ def main(_: Sequence[str]) -> None:
     if REPORT.value:
         from bdf_jax.evaluation.report import check_folder
 
-        check_folder(REPORT.value)  # before the work
+        check_folder(REPORT.value)  # before the work, as the others
+    for holder in (JSON, SAVE_FEATURES):
+        if holder.value:
+            check_output(holder.value, f"--{holder.name}")
+    for holder in (WORKDIR, ROOT, DATA_DIR):
+        check_local(f"--{holder.name}", [holder.value])
+    for holder in (FEATURES, COMPARE):
+        check_local(f"--{holder.name}", holder.value.split(","))
     if FEATURES.value:
         _evaluate_features()  # ranking alone: nothing to share out
         return

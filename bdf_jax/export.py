@@ -23,6 +23,7 @@ from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.features import depends_on_modality, flags_of, make_embed, similarity_of
 from bdf_jax.models import Network
 from bdf_jax.output import replaced
+from bdf_jax.paths import local_path
 
 FORMATS = ("stablehlo", "safetensors")
 MODALITIES = ("visible", "infrared")
@@ -107,7 +108,7 @@ def export_embedder(
         if wrong or not given:
             more = "; there is no ONNX, docs/export.md says why" if "onnx" in wrong else ""
             raise BdfError(f"{flag}: expected some of {', '.join(known)}, found {', '.join(wrong) or 'none'}{more}")
-    folder = _claim(Path(out).expanduser().absolute())
+    folder = _claim(local_path(out, "--out").absolute())
     metadata, variables, step = load_variables(workdir, step)
     asked = {f"evaluation.{name}": value for name, value in changes.items() if value is not None}
     config = vary(metadata.config, asked)

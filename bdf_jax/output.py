@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bdf_jax.errors import BdfError
+from bdf_jax.paths import local_path
 
 
 def check_output(path: str | os.PathLike[str], what: str) -> Path:
@@ -75,9 +76,7 @@ def write_text(path: str | os.PathLike[str], text: Any) -> None:
 
 
 def _file(path: str | os.PathLike[str], failure: str) -> Path:
-    if not isinstance(path, (str, os.PathLike)):
-        raise BdfError(f"expected the path of a file to write, found {type(path).__name__}")
-    file = Path(path).expanduser()
+    file = local_path(path, expected="the path of a file to write")
     if file.is_dir() or not file.name:
         raise BdfError(f"{failure}: expected the name of a file to write, found a folder")
     return file

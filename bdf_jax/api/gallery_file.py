@@ -20,6 +20,7 @@ import numpy as np
 
 from bdf_jax.errors import BdfError
 from bdf_jax.output import replaced
+from bdf_jax.paths import local_path
 
 FORMAT = 1
 SMALL = ("names", "ids", "modality", "about")  # what is read at once
@@ -75,9 +76,7 @@ def read(path: str | os.PathLike[str], *, verify: bool | None = None) -> Stored:
     Raises:
       BdfError: no such file, not a gallery, a damaged one.
     """
-    if not isinstance(path, (str, os.PathLike)):
-        raise BdfError(f"expected the path of a gallery file, found {type(path).__name__}")
-    file = Path(path).expanduser()
+    file = local_path(path, expected="the path of a gallery file")
     if not file.is_file():
         raise BdfError(f"{file}: expected a gallery file, found {'a folder' if file.is_dir() else 'nothing'}")
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from bdf_jax.api.folders import printable
 from bdf_jax.api.pictures import Images
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.feature_file import some
+from bdf_jax.paths import local_path
 
 Ids = Sequence[Any] | Mapping[str, Any] | Callable[[str], Any] | str | os.PathLike[str]
 
@@ -30,7 +30,7 @@ def id_table(ids: Any) -> Any:
         return [str(each) for each in ids]
     if not isinstance(ids, (str, os.PathLike)):
         raise BdfError(f"ids: expected a list, a dictionary, a function or a CSV file, found {type(ids).__name__}")
-    path = Path(ids).expanduser()
+    path = local_path(ids, "ids")
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             rows = list(csv.DictReader(file))

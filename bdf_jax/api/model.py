@@ -29,6 +29,7 @@ from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.feature_file import some
 from bdf_jax.evaluation.features import depends_on_modality, flags_of, make_embed
 from bdf_jax.models import Network
+from bdf_jax.paths import local_path
 from bdf_jax.progress import bar
 
 if TYPE_CHECKING:
@@ -69,13 +70,11 @@ def load(
     Raises:
       BdfError: no such folder, no checkpoint in it, a damaged one, or a wrong setting.
     """
-    if not isinstance(workdir, (str, os.PathLike)):
-        raise BdfError(f"load: expected the path of a work folder or a checkpoint, found {type(workdir).__name__}")
-    metadata, variables, found = load_variables(os.fspath(workdir), step)
+    metadata, variables, found = load_variables(workdir, step)
     given = {"feature": feature, "use": use, "flip_tta": flip_tta, "batch_size": batch_size}
     changes = {f"evaluation.{name}": value for name, value in given.items() if value is not None}
     config = vary(metadata.config, changes)
-    source = os.path.abspath(os.path.expanduser(os.fspath(workdir)))
+    source = os.path.abspath(local_path(workdir))
     return Model(Metadata(config, metadata.fingerprint, metadata.num_classes), variables, found, source)
 
 

@@ -30,6 +30,7 @@ from PIL import Image
 
 from bdf_jax.api.folders import join, list_images, printable
 from bdf_jax.errors import BdfError
+from bdf_jax.paths import local_path
 
 LIMIT = 89_478_485  # pixels; beyond it Pillow, too, suspects a decompression bomb
 BACKGROUND = 128  # grey under transparency: near the mean of what networks are trained on, and neutral in infrared
@@ -160,7 +161,8 @@ def pillow_silent() -> Iterator[None]:
 def _add(gathered: Images, images: Any, skip: bool, *, top: bool = False) -> bool:
     """Adds what was given; whether it is one image."""
     if isinstance(images, (str, os.PathLike)):
-        path = os.path.expanduser(os.fsdecode(images))
+        local_path(images)
+        path = os.path.expanduser(os.fsdecode(images))  # as given: it is the image's name
         if not os.path.isdir(path):
             gathered.add(path, path)
             return True

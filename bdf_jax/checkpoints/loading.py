@@ -13,9 +13,10 @@ from orbax.checkpoint import v1 as ocp
 from bdf_jax.checkpoints.files import Metadata, best, finished, read, unusable
 from bdf_jax.digests import check_digests
 from bdf_jax.errors import BdfError
+from bdf_jax.paths import local_path
 
 
-def load_variables(path: str | Path, step: int | None = None) -> tuple[Metadata, dict[str, Any], int]:
+def load_variables(path: str | os.PathLike[str], step: int | None = None) -> tuple[Metadata, dict[str, Any], int]:
     """Parameters and batch statistics of a checkpoint on this machine's first device, whatever it was saved on.
 
     Args:
@@ -31,12 +32,12 @@ def load_variables(path: str | Path, step: int | None = None) -> tuple[Metadata,
     return _load(path, step, ("params", "batch_stats"))
 
 
-def load_state(path: str | Path, step: int | None = None) -> tuple[Metadata, dict[str, Any], int]:
+def load_state(path: str | os.PathLike[str], step: int | None = None) -> tuple[Metadata, dict[str, Any], int]:
     """As `load_variables`, with everything that was saved: the optimiser's state too, as nested dictionaries."""
     return _load(path, step, None)
 
 
-def load_metadata(path: str | Path, step: int | None = None) -> Metadata:
+def load_metadata(path: str | os.PathLike[str], step: int | None = None) -> Metadata:
     """What a checkpoint says of itself, without its arrays; arguments and errors as for `load_variables`."""
     root, step = _find(path, step)
     try:
@@ -45,9 +46,9 @@ def load_metadata(path: str | Path, step: int | None = None) -> Metadata:
         raise unusable(root, step, error) from error
 
 
-def _find(path: str | Path, step: int | None) -> tuple[Path, int]:
+def _find(path: str | os.PathLike[str], step: int | None) -> tuple[Path, int]:
     """The folder of the checkpoints and the step that is meant."""
-    given = Path(path).expanduser().absolute()
+    given = local_path(path, expected="the path of a work folder or a checkpoint").absolute()
     try:
         return _look_for(given, step)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -75,7 +76,9 @@ def _look_for(given: Path, step: int | None) -> tuple[Path, int]:
     return root, (best(root) or steps[-1]) if step is None else step
 
 
-def _load(path: str | Path, step: int | None, names: Collection[str] | None) -> tuple[Metadata, dict[str, Any], int]:
+def _load(
+    path: str | os.PathLike[str], step: int | None, names: Collection[str] | None
+) -> tuple[Metadata, dict[str, Any], int]:
     root, step = _find(path, step)
     try:
         check_digests(root / str(step))

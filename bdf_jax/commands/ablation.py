@@ -11,6 +11,7 @@ from bdf_jax.config import Config, vary
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.statistics import METRICS
 from bdf_jax.output import write_text
+from bdf_jax.paths import local_path
 from bdf_jax.training.sequence import Job, markdown, run_jobs, spread, write_summary
 
 TAKES_CONFIG = True
@@ -55,7 +56,7 @@ def run_table(rows: Mapping[str, Config], seeds: Sequence[int], workdir: Path, *
     Raises:
       BdfError: see `run_jobs`; or some runs failed, after all others were done.
     """
-    folder = workdir.expanduser().absolute()
+    folder = local_path(workdir, "--workdir").absolute()
     jobs = {
         (name, seed): Job(
             f"{name}, seed {seed}",

@@ -46,8 +46,12 @@ def run(arguments: argparse.Namespace) -> None:
     from bdf_jax.api.model import modality_number
     from bdf_jax.evaluation.features import similarity_of
     from bdf_jax.output import check_output, replaced
+    from bdf_jax.paths import check_local
 
     modality = modality_number(arguments.modality)
+    check_local("--model", [arguments.model])
+    check_local("--images", arguments.images)
+    check_local("--ids", [arguments.ids])
     out = check_output(arguments.out, "--out")
     model = load_model(arguments)
     gallery = embed_named(model, arguments.images, arguments)

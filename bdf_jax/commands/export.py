@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from bdf_jax.paths import check_local, local_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Exports and says what was written."""
     from bdf_jax.export import MODALITIES, export_embedder  # after the flags are checked: this imports JAX
 
+    check_local("--model", [arguments.model])
     manifest = export_embedder(
         arguments.model,
         arguments.out,
@@ -36,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
         feature=arguments.feature,
         flip_tta=arguments.flip_tta,
     )
-    files = sorted(path for path in Path(arguments.out).expanduser().iterdir() if not path.name.startswith("."))
+    files = sorted(path for path in local_path(arguments.out).iterdir() if not path.name.startswith("."))
     for file in files:
         print(f"{file} ({file.stat().st_size / 2**20:.1f} MiB)")
     if manifest["artifacts"]:

@@ -38,7 +38,12 @@ def run(arguments: argparse.Namespace) -> None:
     """Prints a table of the results; every file that is asked for is checked before the work."""
     from bdf_jax.api.model import SkippedImages, modality_number
     from bdf_jax.output import check_output, write_text
+    from bdf_jax.paths import check_local
 
+    check_local("--model", [arguments.model])
+    check_local("--gallery", [arguments.gallery])
+    check_local("--query", arguments.query)
+    check_local("--ids", [arguments.ids])
     outputs = {flag: getattr(arguments, flag) for flag in ("json", "html", "save_gallery")}
     for flag, path in outputs.items():
         if path:

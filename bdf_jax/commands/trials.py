@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from bdf_jax.commands.overrides import read_config_file, reject_set
 from bdf_jax.config import vary
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.statistics import METRICS
+from bdf_jax.output import check_output
+from bdf_jax.paths import local_path
 from bdf_jax.training.sequence import Job, markdown, run_jobs, spread, write_summary
 
 TAKES_CONFIG = True
@@ -36,12 +37,12 @@ def run(arguments: argparse.Namespace) -> None:
             "data set use `python -m bdf_jax ablation --configs=FILE --seeds=0,1,2`"
         )
     trials = _numbers(arguments.trials)
-    folder = Path(arguments.workdir).expanduser().absolute()
+    folder = local_path(arguments.workdir, "--workdir").absolute()
+    path = check_output(arguments.json, "--json") if arguments.json else folder / "trials.json"
     jobs = [Job(f"trial {t}", folder / f"trial-{t}", vary(config, {"data.trial": t})) for t in trials]
     results, failures = run_jobs(jobs)
     summary = {"config": arguments.config, "trials": trials, "rows": summarise(results, config.evaluation.use)}
     if results:
-        path = Path(arguments.json).expanduser() if arguments.json else folder / "trials.json"
         write_summary(path, summary)  # before it is printed, which may fail
         print(table(summary["rows"]))
         print(f"{path}")

@@ -28,6 +28,7 @@ from bdf_jax.data.trees.tree import (
 )
 from bdf_jax.data.world.write import RECORD
 from bdf_jax.errors import BdfError
+from bdf_jax.paths import local_path
 from bdf_jax.progress import bar
 
 ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".xz", ".bz2")
@@ -104,7 +105,7 @@ def locate(dataset: str, root: str | os.PathLike[str]) -> Path:
     """
     if dataset not in LAYOUTS:
         raise BdfError(f"--dataset: expected one of {', '.join(LAYOUTS)}, found {dataset!r}")
-    layout, folder = LAYOUTS[dataset], Path(os.path.abspath(os.path.expanduser(os.fspath(root))))
+    layout, folder = LAYOUTS[dataset], Path(os.path.abspath(local_path(root, "--root")))
     try:
         return tree_root(dataset, folder)
     except BdfError as error:

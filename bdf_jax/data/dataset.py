@@ -15,6 +15,7 @@ from bdf_jax.data.prepare import disk_errors, locked, prepare
 from bdf_jax.data.records import Records
 from bdf_jax.data.trees import LAYOUTS, Tree, merge, read_tree
 from bdf_jax.errors import BdfError
+from bdf_jax.paths import check_data_places, local_path
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,6 +78,7 @@ def open_dataset(config: DataConfig, *, progress: bool = True) -> Dataset:
     Raises:
       BdfError: no root and no world, a tree that is not whole, an image that cannot be decoded, a full disk.
     """
+    check_data_places(config)
     root = config.root or str(_world(config, progress))
     trial = config.trial if config.dataset == "regdb" else None
     tree = read_tree(config.dataset, root, trials=None if trial is None else (trial,))
@@ -127,7 +129,7 @@ def _world(config: DataConfig, progress: bool) -> Path:
         )
     from bdf_jax.data.world import write_world
 
-    folder = Path(config.dir).expanduser().absolute() / "world"
+    folder = local_path(config.dir, "data.dir").absolute() / "world"
     name = _world_name(config.dataset, world)
     with disk_errors(folder), locked(folder / f".{name}.lock", progress=progress):
         return write_world(

@@ -29,6 +29,7 @@ from bdf_jax.data.images import cores, decode, decoder_version
 from bdf_jax.data.prepare import disk_errors, full_disk, locked
 from bdf_jax.data.records import Records
 from bdf_jax.errors import BdfError
+from bdf_jax.paths import local_path
 from bdf_jax.progress import bar
 
 FORMAT = "bdf_jax decoded images, version 1"
@@ -110,7 +111,7 @@ def open_decoded(
     Raises:
       BdfError: too little space, a folder that cannot be written, a damaged record.
     """
-    home = Path(os.path.abspath(os.path.expanduser(os.fspath(data_dir)))) / "decoded" / dataset
+    home = Path(os.path.abspath(local_path(data_dir, "data.dir"))) / "decoded" / dataset
     header = _header(records, size)
     path = home / f"{hashlib.sha256(header).hexdigest()[:16]}.images"
 

@@ -17,6 +17,7 @@ from bdf_jax.evaluation.feature_file import load_features, some
 from bdf_jax.evaluation.protocols import Protocol, check_choices, protocols_for, rules_for
 from bdf_jax.evaluation.ranking import Measured
 from bdf_jax.evaluation.test_sets import check_test_set, not_the_published
+from bdf_jax.paths import local_path
 
 
 def evaluate_files(
@@ -151,9 +152,9 @@ def _paths(dataset: str, pattern: str, trial: int | None) -> tuple[list[int | No
     rules = rules_for(dataset)
     if "{trial}" in pattern:
         numbers = list(rules.trials) if trial is None else [trial]
-        paths = [Path(pattern.replace("{trial}", str(number))) for number in numbers]
+        paths = [local_path(pattern.replace("{trial}", str(number)), "--features") for number in numbers]
     else:
-        paths = [Path(word) for word in pattern.split(",") if word]
+        paths = [local_path(word, "--features") for word in pattern.split(",") if word]
         numbers = list(rules.trials)[: len(paths)] if len(paths) > 1 else [trial]  # type: ignore[list-item]
     if len(paths) == 1:
         return list(numbers), paths

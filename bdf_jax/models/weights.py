@@ -25,6 +25,7 @@ from bdf_jax.models.mobilenet import BLOCKS
 from bdf_jax.models.network import BASES
 from bdf_jax.models.resnet import STAGES
 from bdf_jax.models.torch_files import read_tensors
+from bdf_jax.paths import local_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +158,7 @@ def read_source(source: str, *, progress: bool = True) -> tuple[Path, dict[str, 
     Raises:
       BdfError: see `read_tensors` and `hub.download`.
     """
-    path = Path(source).expanduser()
+    path = local_path(source, "model.pretrained")
     if not path.exists() and hub.is_hub_name(source):
         path = hub.download(source, progress=progress)
     return path, _without_prefix(read_tensors(path))

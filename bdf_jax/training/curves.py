@@ -15,6 +15,7 @@ import numpy as np
 
 from bdf_jax.errors import BdfError
 from bdf_jax.output import replaced
+from bdf_jax.paths import local_path
 
 METRICS = "metrics.jsonl"
 DEFAULT = ("loss", "did", "mml", "mdl", "accuracy", "deviation", "learning_rate", "validation")
@@ -119,7 +120,7 @@ def draw_curves(runs: Sequence[Curves], metrics: Sequence[str], out: str | Path,
     Raises:
       BdfError: another ending than .png, an impossible width, a file that cannot be written.
     """
-    path = Path(out).expanduser().absolute()
+    path = local_path(out, "--out").absolute()
     if path.suffix.lower() != ".png":
         raise BdfError(f"--out={out}: expected a name that ends with .png")
     if not 0 <= smooth < 1:
@@ -189,7 +190,7 @@ def _save(figure: Any, path: Path) -> Path:
 
 
 def _find(workdir: str | Path) -> Path:
-    given = Path(workdir).expanduser()
+    given = local_path(workdir)
     path = given / METRICS if given.is_dir() else given
     if path.is_file():
         return path

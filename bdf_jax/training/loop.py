@@ -20,6 +20,7 @@ from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.workdir import evaluate_workdir, validation_map
 from bdf_jax.models import Network
 from bdf_jax.models.weights import read_source
+from bdf_jax.paths import check_data_places, local_path
 from bdf_jax.training.compile import compile_step
 from bdf_jax.training.events import check_wandb, open_events
 from bdf_jax.training.optimiser import make_optimiser, schedule
@@ -53,6 +54,7 @@ def run(config: Config, workdir: str | Path) -> list[dict]:
       Preempted: SIGTERM.
       KeyboardInterrupt: Ctrl-C; its text says which checkpoint is kept.
     """
+    check_data_places(config.data)
     check_wandb(config.training.wandb)
     distributed.agree("their configuration", {name: value for name, value in _fields(config) if name not in OF_A_HOST})
     with _claimed_by_first(workdir, config) as folder:
@@ -183,7 +185,7 @@ def _claimed_by_first(workdir: str | Path, config: Config) -> Iterator[Path]:
     """
     with contextlib.ExitStack() as stack:
         distributed.on_first(lambda: str(stack.enter_context(claimed(workdir, config))))
-        folder = Path(workdir).expanduser().absolute()
+        folder = local_path(workdir, "--workdir").absolute()
         until = time.monotonic() + VISIBLE_SECONDS
         while not (folder / "config.json").exists():
             if time.monotonic() > until:

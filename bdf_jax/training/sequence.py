@@ -23,6 +23,7 @@ from bdf_jax.config import Config, to_dict
 from bdf_jax.data.trees import tree_root
 from bdf_jax.errors import BdfError
 from bdf_jax.output import write_json
+from bdf_jax.paths import check_data_places
 from bdf_jax.training.workdir import claimed
 
 RESULT = "result.json"  # in the work folder of a finished run: its rows
@@ -75,6 +76,8 @@ def run_jobs(jobs: Sequence[Job]) -> tuple[dict[str, dict[str, list[dict[str, An
       BdfError: no tree at a job's `data.root`, or a work folder of another run or in use.
       Stopped: by SIGTERM or Ctrl-C.
     """
+    for job in jobs:
+        check_data_places(job.config.data)
     for dataset, root in dict.fromkeys((job.config.data.dataset, job.config.data.root) for job in jobs):
         if root:
             tree_root(dataset, root)

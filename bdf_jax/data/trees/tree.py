@@ -13,6 +13,7 @@ import numpy as np
 
 from bdf_jax.data.index import INFRARED, VISIBLE, ImageIndex
 from bdf_jax.errors import BdfError
+from bdf_jax.paths import local_path
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 DEMO = "Without the data set, `--config=configs/demo.py` runs on a synthetic world in the same layout."
@@ -110,7 +111,7 @@ def resolve_root(layout: Layout, root: str | os.PathLike[str], layouts: Sequence
     Raises:
       BdfError: there is no such folder, or it is not laid out as this data set; says where the tree seems to be.
     """
-    folder = Path(os.path.abspath(os.path.expanduser(os.fspath(root))))
+    folder = Path(os.path.abspath(local_path(root, "data.root")))
     start = f"{layout.title} tree {folder}:"
     todo = f"Set --config.data.root to the folder that holds {layout.expected}. {layout.source} {DEMO}"
     if folder.is_file():

@@ -17,6 +17,7 @@ from pathlib import Path
 from bdf_jax.data.world.plan import Plan, WorldSpec, make_plan, make_spec
 from bdf_jax.data.world.worker import write_share
 from bdf_jax.errors import BdfError
+from bdf_jax.paths import local_path
 from bdf_jax.progress import bar as progress_bar
 
 RECORD = "world.json"  # in the root of every finished world: its parameters
@@ -79,7 +80,7 @@ def write_world(
     )
     if workers is not None and workers < 1:
         raise BdfError(f"workers: expected at least 1, found {workers}")
-    root = Path(out).expanduser().absolute()
+    root = local_path(out, "--out").absolute()
     if _is_complete(root, spec):
         if progress:
             print(f"{root}: this world is already written, kept", file=sys.stderr)

@@ -23,6 +23,7 @@ from bdf_jax.evaluation.report.pictures import Derivatives, Picture
 from bdf_jax.evaluation.statistics import METRICS
 from bdf_jax.evaluation.table import FLAGS
 from bdf_jax.output import replaced
+from bdf_jax.paths import local_path
 
 __all__ = ["PAGE", "Evaluated", "check_folder", "write_report"]
 
@@ -49,7 +50,7 @@ def check_folder(out: str | Path) -> Path:
     Raises:
       BdfError: the folder cannot be made or written to.
     """
-    folder = Path(out).expanduser()
+    folder = local_path(out, "--report")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f"{PAGE}.partial"

@@ -19,6 +19,7 @@ from bdf_jax.evaluation.protocols import Protocol
 from bdf_jax.evaluation.ranking import Measured
 from bdf_jax.evaluation.report import TITLES, Evaluated, pictures, write_report
 from bdf_jax.models import Network
+from bdf_jax.paths import local_path
 
 
 def report_network(
@@ -132,7 +133,7 @@ def report_features(
             str(rows[0].get("test_set")), "nothing: a test set of its own"
         ),
     }
-    folder = Path(root).expanduser()
+    folder = local_path(root, "--root")
 
     def picture(row: int) -> np.ndarray:
         name = str(first.index.names[row])

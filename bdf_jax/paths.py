@@ -1,0 +1,56 @@
+"""Paths as users give them: folders and files of this machine, and nothing that only looks like one."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from bdf_jax.config import DataConfig
+from bdf_jax.errors import BdfError
+
+# Of at least two letters, as one is a drive; a single slash, as a Path makes one of two.
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+
+
+def local_path(path: str | os.PathLike[str], what: str = "", expected: str = "a path") -> Path:
+    """The path with its `~` expanded.
+
+    Args:
+      path: as it was given.
+      what: the flag or field that it was given to, for the message; may be empty.
+      expected: what it is the path of, for the message.
+
+    Raises:
+      BdfError: a bucket, a web address or anything else with a scheme, which would silently become a folder "gs:" of
+        the current one; a `~` without a home; no path at all.
+    """
+    start = f"{what}=" if what else ""
+    if not isinstance(path, (str, os.PathLike)):
+        raise BdfError(f"{what}{': ' * bool(what)}expected {expected}, found {type(path).__name__}")
+    text = os.fsdecode(path)
+    scheme = SCHEME.match(text)
+    if scheme:
+        found = scheme[1].lower()
+        advice = "leave the scheme out" if found == "file" else "copy it here, or mount it as a folder"
+        raise BdfError(
+            f"{start}{text}: expected a path on this machine, found a {found}:// address, which is not supported; "
+            f"{advice} (for a folder that is really called {scheme[1]}: write its absolute path)"
+        )
+    expanded = os.path.expanduser(text)
+    if expanded == text and text.startswith("~") and "/" in text:
+        raise BdfError(f"{start}{text}: the home of {text.partition('/')[0]} is not known here; write the whole path")
+    return Path(expanded)
+
+
+def check_local(what: str, paths: Iterable[str]) -> None:
+    """Refuses what `local_path` refuses, before the work that comes first; one that is empty says nothing."""
+    for path in filter(None, paths):
+        local_path(path, what)
+
+
+def check_data_places(config: DataConfig) -> None:
+    """Refuses what `local_path` refuses, of a configuration's places."""
+    check_local("data.root", [config.root])
+    check_local("data.dir", [config.dir])

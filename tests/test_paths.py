@@ -1,0 +1,130 @@
+"""Addresses of buckets and the like in the place of a path: refused at once, wherever a path is taken."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bdf_jax
+from bdf_jax.commands import ablation, check_data, embed, export, plot, search, trials
+from bdf_jax.config import Config, vary
+from bdf_jax.data.dataset import open_dataset
+from bdf_jax.data.world import write_world
+from bdf_jax.errors import BdfError
+from bdf_jax.evaluation.feature_rows import evaluate_files
+from bdf_jax.models.weights import read_source
+from bdf_jax.output import check_output, replaced
+from bdf_jax.paths import local_path
+from bdf_jax.training.curves import draw_curves
+from bdf_jax.training.loop import run
+from bdf_jax.training.sequence import Job, run_jobs
+
+ROOT = Path(__file__).parents[1]
+GS = "gs://bucket/runs/a"
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    """Nothing may appear in the current folder, such as one called "gs:"."""
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("path", [GS, "s3://b/a", "hf://owner/name", "HTTPS://x.org/a", "file:///a", "abfss://c@d/e"])
+@pytest.mark.parametrize("kind", [str, Path])
+def test_an_address_is_no_path_in_whatever_type_it_comes(path, kind):
+    with pytest.raises(BdfError, match=r"^--x=.*: expected a path on this machine, found a \w+:// address"):
+        local_path(kind(path), "--x")
+
+
+@pytest.mark.parametrize("path", ["runs/a", "/data/gs:/a", "C:/runs", "lr:0.1", "a=b:/c", "run 1:/a", "", "~x.jpg"])
+def test_names_that_only_resemble_an_address_are_paths(path):
+    assert local_path(path) == Path(path)
+
+
+def test_a_home_is_filled_in_and_one_that_is_not_there_is_told(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert local_path("~/runs") == Path("/home/me/runs")
+    with pytest.raises(BdfError, match="--workdir=~nobody-here/runs: the home of ~nobody-here is not known here"):
+        local_path("~nobody-here/runs", "--workdir")
+    with pytest.raises(BdfError, match="expected a path, found int"):
+        local_path(3)
+
+
+def command(module, *words):
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
+    arguments = parser.parse_args([f"{word}" for word in words])
+    arguments.overrides = []
+    module.run(arguments)
+
+
+WORLD = Config(data=vary(Config(), {"data.world.train_ids": 4, "data.world.test_ids": 2}).data)
+DEMO = f"{ROOT}/configs/demo.py"
+TAKERS = {
+    "train: workdir": lambda: run(WORLD, GS),
+    "train: data.dir": lambda: run(vary(WORLD, {"data.dir": GS}), "run"),
+    "train: data.root": lambda: run(vary(WORLD, {"data.root": GS}), "run"),
+    "open_dataset": lambda: open_dataset(vary(WORLD, {"data.dir": GS}).data),
+    "model.pretrained": lambda: read_source("hf://owner/name"),
+    "a sequence: workdir": lambda: run_jobs([Job("a", Path(GS), WORLD)]),
+    "a sequence: data.dir": lambda: run_jobs([Job("a", Path("run"), vary(WORLD, {"data.dir": GS}))]),
+    "trials: workdir": lambda: command(trials, f"--config={ROOT}/configs/regdb.py", f"--workdir={GS}"),
+    "trials: json": lambda: command(trials, f"--config={ROOT}/configs/regdb.py", "--workdir=run", f"--json={GS}"),
+    "ablation": lambda: command(ablation, f"--configs={DEMO}", f"--workdir={GS}"),
+    "load": lambda: bdf_jax.load(GS),
+    "open_gallery": lambda: bdf_jax.open_gallery(GS),
+    "embed: model": lambda: command(embed, f"--model={GS}", "--images=x", "--modality=visible", "--out=x.npz"),
+    "embed: images": lambda: command(embed, "--model=x", "--images", "x", GS, "--modality=visible", "--out=x.npz"),
+    "embed: out": lambda: command(embed, "--model=x", "--images=x", "--modality=visible", f"--out={GS}"),
+    "search: gallery": lambda: command(search, "--model=x", f"--gallery={GS}", "--query=x"),
+    "search: query": lambda: command(search, "--model=x", "--gallery=x", f"--query={GS}"),
+    "search: html": lambda: command(search, "--model=x", "--gallery=x", "--query=x", f"--html={GS}"),
+    "export: model": lambda: command(export, f"--model={GS}", "--out=x"),
+    "export: out": lambda: command(export, "--model=x", f"--out={GS}"),
+    "plot: workdir": lambda: command(plot, GS, "--out=x.png"),
+    "plot: out": lambda: draw_curves([], [], f"{GS}.png"),
+    "check-data": lambda: command(check_data, "--dataset=sysu_mm01", f"--root={GS}"),
+    "a world": lambda: write_world(GS, layout="sysu_mm01", train_ids=4, test_ids=2),
+    "features": lambda: evaluate_files("sysu_mm01", GS),
+    "any file to write": lambda: check_output(GS, "--out"),
+    "any file that is written": lambda: replaced(GS).__enter__(),
+}
+
+
+@pytest.mark.parametrize("taker", list(TAKERS))
+def test_whoever_takes_a_path_refuses_an_address_and_makes_nothing(taker):
+    with pytest.raises(BdfError, match=r"found a (gs|hf):// address, which is not supported"):
+        TAKERS[taker]()
+
+
+def test_an_image_by_its_address_is_refused():
+    from bdf_jax.api.pictures import gather
+
+    with pytest.raises(BdfError, match="found a https:// address"):
+        gather([np.zeros((4, 4), np.uint8), "https://example.org/a.jpg"])
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [f"--workdir={GS}"],
+        ["--workdir=x", f"--json={GS}"],
+        ["--workdir=x", f"--save_features={GS}"],
+        ["--workdir=x", f"--report={GS}"],
+        ["--workdir=x", f"--data_dir={GS}"],
+        [f"--features=x,{GS}", "--dataset=regdb"],
+        ["--features=x", f"--compare={GS}", "--dataset=regdb"],
+        ["--features=x", f"--root={GS}", "--dataset=regdb"],
+    ],
+)
+def test_evaluate_refuses_an_address_before_it_looks_at_anything_else(flags):
+    done = subprocess.run([sys.executable, ROOT / "evaluate.py", *flags], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "found a gs:// address, which is not supported" in done.stderr
