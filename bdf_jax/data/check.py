@@ -17,11 +17,10 @@ from bdf_jax.data.images import cores, verify
 from bdf_jax.data.index import INFRARED, VISIBLE
 from bdf_jax.data.published import published
 from bdf_jax.data.trees import LAYOUTS, llcm, read_tree, regdb, sysu_mm01, tree_root
+from bdf_jax.data.trees.lists import Line, read_ids, read_lines, require_labels
 from bdf_jax.data.trees.tree import (
     ImageFile,
     entries,
-    read_ids,
-    read_lines,
     require_both_modalities,
     require_disjoint,
     walk_identities,
@@ -195,11 +194,14 @@ def _regdb(root: Path, report: Report) -> list[ImageFile]:
         chosen: dict[str, list[ImageFile]] = {}
         for role in ("train", "test"):
             chosen[role] = []
+            lines: list[Line] = []
             for part, (folder, _, _) in regdb.FOLDERS.items():
                 name = f"idx/{role}_{part}_{trial}.txt"
                 rows = _attempt(report, name, read_lines, layout, root, name, folder) or []
-                absent |= {image for image, _ in rows} - by_name.keys()
-                chosen[role] += [by_name[image] for image, _ in rows if image in by_name]
+                absent |= {row.name for row in rows} - by_name.keys()
+                chosen[role] += [by_name[row.name] for row in rows if row.name in by_name]
+                lines += rows
+            _attempt(report, "", require_labels, layout, root, lines)
             unlisted -= {file.name for file in chosen[role]}
             _count(report, f"{role}, trial {trial}", chosen[role], None, None)
         where = {f"idx/{role}_*_{trial}.txt": {file.pid for file in found} for role, found in chosen.items()}
@@ -215,18 +217,21 @@ def _regdb(root: Path, report: Report) -> list[ImageFile]:
 def _llcm(root: Path, report: Report) -> list[ImageFile]:
     layout = llcm.LAYOUT
     train: list[ImageFile] = []
+    lines: list[Line] = []
     for folder, modality in llcm.MODALITIES.items():
         here = {file.name: file for file in _walk(report, root, folder, llcm.UNKNOWN_CAMERA, modality)}
         name = f"idx/train_{folder}.txt"
         rows = _attempt(report, name, read_lines, layout, root, name, folder)
         # Without its list the folder is counted as it is.
-        names = sorted(here) if rows is None else list(dict.fromkeys(image for image, _ in rows))
+        names = sorted(here) if rows is None else list(dict.fromkeys(row.name for row in rows))
         absent = [image for image in names if image not in here]
         if absent:
             report.missing.append(Problem(f"{len(absent)} images listed in {name} are missing", absent))
         found = [here[image] for image in names if image in here]
         _count(report, "train", found, None, modality)
         train += found
+        lines += rows or []
+    _attempt(report, "", require_labels, layout, root, lines)
     _count(report, "train", train, None, None)
     _attempt(report, "", require_both_modalities, layout, root, train, "idx/train_*.txt")
     ids = _attempt(report, "idx/test_id.txt", read_ids, layout, root, "idx/test_id.txt")

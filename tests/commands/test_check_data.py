@@ -169,7 +169,10 @@ def test_every_damage_of_regdb_is_told_in_one_report(tree, capsys):
     (root / "idx" / "test_thermal_7.txt").unlink()
     (root / "idx" / "train_visible_2.txt").write_text("Visible/1/a.bmp\n")
     (root / "idx" / "test_visible_3.txt").write_text((root / "idx" / "train_visible_3.txt").read_text())
+    labels = root / "idx" / "train_thermal_9.txt"
+    labels.write_text(labels.read_text().replace(" 1\n", " 0\n"))
     report = as_json(capsys, "regdb", root)
+    assert any("two identities share a label" in p["what"] and labels.name in p["what"] for p in report["missing"])
     expected = {str(visible[0].relative_to(root)), "idx/test_thermal_7.txt", "idx/train_visible_2.txt"}
     assert expected <= names_of(report["missing"])
     assert names_of(report["corrupt"]) == {str(visible[5].relative_to(root))}

@@ -287,6 +287,38 @@ def test_regdb_identity_without_thermal_images(regdb):
     assert f"have no infrared image: {pid}" in refusal("regdb", regdb)
 
 
+def test_folders_and_labels_must_mean_the_same_people(regdb, llcm):
+    """A set in RegDB's layout whose thermal folders are numbered otherwise: only the labels say who is who."""
+    path = regdb / "idx" / "test_thermal_1.txt"
+    lines = path.read_text().splitlines()
+    first, second = lines[0].split("/")[1], lines[2].split("/")[1]
+    for old, new in ((first, "x"), (second, first), ("x", second)):
+        (regdb / "Thermal" / old).rename(regdb / "Thermal" / new)
+    swapped = {first: second, second: first}
+    parts = [line.split("/") for line in lines]
+    path.write_text("".join(f"Thermal/{swapped.get(pid, pid)}/{rest}\n" for _, pid, rest in parts))
+    message = refusal("regdb", regdb, trials=(1,))
+    assert "two identities share a label: idx/test_visible_1.txt, line 1 ('Visible/" in message
+    assert "and idx/test_thermal_1.txt, line 1 ('Thermal/" in message
+    assert "agree one to one" in message
+
+    path = llcm / "idx" / "train_nir.txt"
+    path.write_text(path.read_text().replace(".jpg 0", ".jpg 00").replace("_nir.jpg 2", "_nir.jpg 7"))
+    message = refusal("llcm", llcm)
+    assert "an identity has two labels: idx/train_vis.txt, line 5" in message
+    assert "idx/train_nir.txt, line 5" in message
+
+
+def test_the_labels_of_an_identity_may_differ_between_roles_and_trials(regdb):
+    path = regdb / "idx" / "train_thermal_1.txt"
+    labels = {line.split()[1] for line in path.read_text().splitlines()}
+    for part in ("visible", "thermal"):
+        for name in (f"train_{part}_1", f"test_{part}_2"):
+            path = regdb / "idx" / f"{name}.txt"
+            path.write_text("".join(f"{line}0\n" for line in path.read_text().splitlines()))
+    assert len(read_tree("regdb", regdb).splits["train/1"]) == 4 * len(labels)
+
+
 def test_people_may_not_be_trained_and_tested_on(sysu, regdb):
     write_ids(sysu / "exp" / "test_id.txt", [4, 5, 6, 7])
     assert "exp/train_id.txt and exp/test_id.txt share 2 identities: 5, 7" in refusal("sysu_mm01", sysu)

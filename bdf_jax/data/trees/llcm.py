@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bdf_jax.data.index import INFRARED, VISIBLE
+from bdf_jax.data.trees.lists import Line, read_ids, read_lines, require_labels
 from bdf_jax.data.trees.tree import (
     ImageFile,
     Layout,
     Tree,
     build_tree,
     listing,
-    read_ids,
-    read_lines,
     require_both_modalities,
     require_ids,
     some,
@@ -39,18 +38,21 @@ def read(root: Path, *, trials: Sequence[int] | None = None) -> Tree:
     """The tree; its splits "train" and "test" are its parts too. `trials` is RegDB's and ignored."""
     del trials
     train: list[ImageFile] = []
+    lines: list[Line] = []
     for folder, modality in MODALITIES.items():
         here = {file.name: file for file in walk_identities(root, folder, UNKNOWN_CAMERA, modality)}
         source = f"idx/train_{folder}.txt"
         rows = read_lines(LAYOUT, root, source, folder)
-        absent = sorted({name for name, _ in rows if name not in here})
+        absent = sorted({row.name for row in rows if row.name not in here})
         if absent:
             raise BdfError(
                 f"LLCM tree {root}: {source} lists {len(rows)} images, of which {len(absent)} are missing: "
                 f"{some(absent)}. The tree is incomplete: unpack the archive again."
             )
-        train += [here[name] for name in dict.fromkeys(name for name, _ in rows)]
+        train += [here[name] for name in dict.fromkeys(row.name for row in rows)]
+        lines += rows
     require_both_modalities(LAYOUT, root, train, "idx/train_vis.txt and idx/train_nir.txt")
+    require_labels(LAYOUT, root, lines)
 
     pids = read_ids(LAYOUT, root, "idx/test_id.txt")
     test: list[ImageFile] = []

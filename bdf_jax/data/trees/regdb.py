@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bdf_jax.data.index import INFRARED, VISIBLE
+from bdf_jax.data.trees.lists import Line, read_lines, require_labels
 from bdf_jax.data.trees.tree import (
     ImageFile,
     Layout,
     Tree,
     build_tree,
     listing,
-    read_lines,
     require_both_modalities,
     require_disjoint,
     some,
@@ -47,8 +47,8 @@ def read(root: Path, *, trials: Sequence[int] | None = None) -> Tree:
     by_name = {file.name: file for files in parts.values() for file in files}
     splits = {}
     for trial in _present(root) if trials is None else trials:
-        train = _listed(root, "train", trial, by_name)
-        test = _listed(root, "test", trial, by_name)
+        train, train_lines = _listed(root, "train", trial, by_name)
+        test, test_lines = _listed(root, "test", trial, by_name)
         require_disjoint(
             root,
             {
@@ -57,6 +57,8 @@ def read(root: Path, *, trials: Sequence[int] | None = None) -> Tree:
             },
         )
         require_both_modalities(LAYOUT, root, train, f"idx/train_*_{trial}.txt")
+        for lines in (train_lines, test_lines):
+            require_labels(LAYOUT, root, lines)
         splits[f"train/{trial}"], splits[f"test/{trial}"] = train, test
     return build_tree(LAYOUT, root, parts, splits)
 
@@ -67,16 +69,19 @@ def _present(root: Path) -> list[int]:
     return there or [1]
 
 
-def _listed(root: Path, role: str, trial: int, by_name: dict[str, ImageFile]) -> list[ImageFile]:
-    files = []
+def _listed(root: Path, role: str, trial: int, by_name: dict[str, ImageFile]) -> tuple[list[ImageFile], list[Line]]:
+    """The images of both lists of a role, and their lines."""
+    files: list[ImageFile] = []
+    lines: list[Line] = []
     for part, (folder, _, _) in FOLDERS.items():
         source = f"idx/{role}_{part}_{trial}.txt"
         rows = read_lines(LAYOUT, root, source, folder)
-        absent = sorted({name for name, _ in rows if name not in by_name})
+        absent = sorted({row.name for row in rows if row.name not in by_name})
         if absent:
             raise BdfError(
                 f"RegDB tree {root}: {source} lists {len(rows)} images, of which {len(absent)} are missing: "
                 f"{some(absent)}. The tree is incomplete: unpack the archive again."
             )
-        files += [by_name[name] for name in dict.fromkeys(name for name, _ in rows)]
-    return files
+        files += [by_name[name] for name in dict.fromkeys(row.name for row in rows)]
+        lines += rows
+    return files, lines

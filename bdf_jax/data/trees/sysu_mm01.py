@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bdf_jax.data.index import INFRARED, VISIBLE
+from bdf_jax.data.trees.lists import read_ids
 from bdf_jax.data.trees.tree import (
     ImageFile,
     Layout,
     Tree,
     build_tree,
     listing,
-    read_ids,
     require_both_modalities,
     require_disjoint,
     require_ids,

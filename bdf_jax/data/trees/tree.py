@@ -149,68 +149,6 @@ def some(things: Iterable[object], limit: int = 10) -> str:
     return ", ".join(shown[:limit]) + (f", ... ({len(shown)} in all)" if len(shown) > limit else "")
 
 
-def read_text(layout: Layout, root: Path, name: str) -> str:
-    """A list that belongs to the tree.
-
-    Raises:
-      BdfError: it is missing or is not text.
-    """
-    path = root / name
-    if not path.is_file():
-        found = listing(path.parent) if path.parent.is_dir() else f"no folder {path.parent.name}/"
-        raise BdfError(
-            f"{layout.title} tree {root}: {name} is missing; found {found}. It is part of the published archive: "
-            f"unpack it again. {layout.source}"
-        )
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BdfError(f"{path}: expected a text file, found other bytes ({error.reason}); unpack it again") from error
-
-
-def read_ids(layout: Layout, root: Path, name: str) -> list[int]:
-    """Identities of a file of comma-separated integers (one line as published; several are fine), sorted.
-
-    Raises:
-      BdfError: missing, empty, or something else than such integers.
-    """
-    text = read_text(layout, root, name)
-    words = [word for line in text.splitlines() for word in line.replace(",", " ").split()]
-    wrong = [word for word in words if not (word.isascii() and word.isdigit())]
-    if wrong or not words:
-        found = f"{wrong[0][:40]!r} among {len(words)} entries" if wrong else "an empty file"
-        raise BdfError(
-            f"{root / name}: expected comma-separated identities such as 1,2,4,5; found {found}. "
-            "Restore the file from the published archive."
-        )
-    return sorted({int(word) for word in words})
-
-
-def read_lines(layout: Layout, root: Path, name: str, folder: str) -> list[tuple[str, int]]:
-    """(path relative to the root, identity) of the lines "path label" of an index file, identities from the path.
-
-    Raises:
-      BdfError: missing, empty or malformed, or a path outside `folder`/<identity>/.
-    """
-    rows = []
-    for number, line in enumerate(read_text(layout, root, name).splitlines(), start=1):
-        if not line.strip():
-            continue
-        path, _, label = line.strip().rpartition(" ")
-        parts = path.strip().split("/")
-        if len(parts) != 3 or parts[0] != folder or not parts[1].isdecimal() or not label.isdecimal():
-            raise BdfError(
-                f"{root / name}, line {number}: expected '{folder}/<identity>/<image> <label>', found {line[:80]!r}. "
-                "Restore the file from the published archive."
-            )
-        rows.append(("/".join(parts), int(parts[1])))
-    if not rows:
-        raise BdfError(
-            f"{root / name}: expected lines 'path label', found none. Restore it from the published archive."
-        )
-    return rows
-
-
 def walk_identities(
     root: Path, folder: str, cam: int, modality: int, pids: set[int] | None = None
 ) -> Iterator[ImageFile]:
