@@ -5,21 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from bdf_jax.data.images import SUFFIXES, named_like_an_image
 from bdf_jax.errors import BdfError
-
-# In a folder, a file is an image if its name says so. A file that is named itself may have any name.
-SUFFIXES = frozenset(
-    f".{name}"
-    for name in ("avif", "bmp", "dib", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm")
-) | {".tif", ".tiff", ".webp"}
 
 
 def list_images(folder: str, unreadable: list[str] | None = None) -> list[str]:
     """Every image below a folder, sorted by name.
 
-    Files whose names end in one of `SUFFIXES` (large or small letters); names that begin with a dot are hidden, and so
-    are the contents of such folders. Links to files and to folders are followed; a folder that several links lead to is
-    read once, and links to a folder that holds this one are left alone.
+    Files whose names end in one of `images.SUFFIXES` (large or small letters); names that begin with a dot are hidden,
+    and so are the contents of such folders. Links to files and to folders are followed; a folder that several links
+    lead to is read once, and links to a folder that holds this one are left alone.
 
     Args:
       folder: to look into.
@@ -40,7 +35,7 @@ def list_images(folder: str, unreadable: list[str] | None = None) -> list[str]:
             for found, is_link in _walk(folder, name, seen, unreadable):
                 if is_link:
                     links.append(found)
-                elif os.path.splitext(found)[1].lower() in SUFFIXES:
+                elif named_like_an_image(found.rsplit("/", 1)[-1]):
                     names.append(found)
                 else:
                     others += 1
@@ -55,7 +50,7 @@ def list_images(folder: str, unreadable: list[str] | None = None) -> list[str]:
     if not names:
         found = f"{others} other files" if others else "no file"
         raise BdfError(
-            f"{printable(folder)}: expected a folder with images (names in {' '.join(sorted(SUFFIXES))}), found {found}"
+            f"{printable(folder)}: expected a folder with images (names in {' '.join(SUFFIXES)}), found {found}"
         )
     return sorted(names)
 

@@ -16,7 +16,6 @@ Then resized to what the network sees, without keeping the aspect ratio: the pix
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import os
 import stat
@@ -29,15 +28,13 @@ import numpy as np
 from PIL import Image
 
 from bdf_jax.api.folders import join, list_images, printable
+from bdf_jax.data.images import formats
 from bdf_jax.errors import BdfError
 from bdf_jax.paths import local_path
 
 LIMIT = 89_478_485  # pixels; beyond it Pillow, too, suspects a decompression bomb
 BACKGROUND = 128  # grey under transparency: near the mean of what networks are trained on, and neutral in infrared
 LARGE = 2**24  # pixels; decoded one at a time, so that memory does not grow with the number of threads
-
-# What is read, by content. Not all that Pillow knows: some of its readers start other programs.
-FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 
 Turn = Image.Transpose
 EXIF_TURNS = {
@@ -138,7 +135,7 @@ def read_pixels(item: Any, name: str, size: tuple[int, int]) -> np.ndarray:
     except Image.DecompressionBombWarning as error:  # where warnings are errors, outside of `pillow_silent`
         raise _too_large(name, str(error)) from error
     except Image.UnidentifiedImageError as error:
-        raise BdfError(f"{name}: expected an image ({', '.join(FORMATS)}), found no such format") from error
+        raise BdfError(f"{name}: expected an image ({', '.join(formats())}), found no such format") from error
     except OSError as error:
         if error.errno is not None:
             raise BdfError(f"{name}: cannot be read: {error.strerror}") from error
@@ -223,15 +220,8 @@ def _opened(item: Any, name: str) -> Iterator[Image.Image]:
     with file:
         if not length:
             raise BdfError(f"{name}: expected an image, found a file of zero bytes")
-        with Image.open(file, formats=_formats()) as image:
+        with Image.open(file, formats=formats()) as image:
             yield image
-
-
-@functools.cache
-def _formats() -> tuple[str, ...]:
-    """Those of `FORMATS` that this installation of Pillow has."""
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _check_size(image: Image.Image, name: str) -> None:

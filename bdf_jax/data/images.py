@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 
@@ -11,9 +12,36 @@ from PIL import Image, features
 
 from bdf_jax.errors import BdfError
 
-# What lies in trees, whatever a file is called. Not all that Pillow knows: EPS, say, would start another program.
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM")
+# What is read, by content, with the endings of the names that a file in a folder has if it is an image (a file that is
+# named itself may have any). Not all that Pillow knows: EPS, say, would start another program.
+FORMATS = {
+    "AVIF": (".avif", ".avifs"),
+    "BMP": (".bmp",),
+    "DIB": (".dib",),
+    "GIF": (".gif",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "JPEG2000": (".jp2", ".j2c", ".j2k", ".jpc", ".jpf", ".jpx"),
+    "MPO": (".mpo",),
+    "PNG": (".png", ".apng"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+SUFFIXES = tuple(sorted(suffix for suffixes in FORMATS.values() for suffix in suffixes))
 DECODING = "RGB, bilinear, version 1"  # raised whenever `decode` gives other pixels
+
+
+def named_like_an_image(name: str) -> bool:
+    """Whether a file in a folder is an image by its name, in large or small letters; hidden ones are not."""
+    # macOS archives carry a "._0001.jpg" beside 0001.jpg that is no image.
+    return not name.startswith(".") and name.lower().endswith(SUFFIXES)
+
+
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this installation of Pillow has."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def decode(encoded: bytes, name: str, size: tuple[int, int]) -> np.ndarray:
@@ -62,7 +90,7 @@ def _open_rgb(encoded: bytes, name: str) -> Image.Image:
     if not encoded:
         raise BdfError(f"{name}: expected an image, found a file of zero bytes")
     try:
-        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(encoded), formats=formats()) as image:
             mode = image.mode
             image.load()
             if mode[0] not in "IF":

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from published_trees import write_image, write_sysu
 
 from bdf_jax.data import prepare as prepare_module
+from bdf_jax.data.images import decode
 from bdf_jax.data.prepare import prepare
 from bdf_jax.data.records import INDEX, Records
 from bdf_jax.data.trees import read_tree
@@ -39,6 +41,21 @@ def test_records_keep_the_original_files(dataset, request, tmp_path, capfd):
             assert records.encoded(position) == (root / name).read_bytes()
     out, err = capfd.readouterr()
     assert out + err == ""  # neither TFDS nor ArrayRecord has anything to tell the user
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".TIFF", ".webp", ".JP2", ".gif", ".ppm"])
+def test_a_tree_of_any_format_that_is_decoded(regdb, tmp_path, suffix):
+    for path in list(regdb.rglob("*.bmp")):
+        Image.open(path).save(path.with_suffix(suffix))
+        path.unlink()
+    for path in (regdb / "idx").glob("*.txt"):
+        path.write_text(path.read_text().replace(".bmp", suffix))
+    tree = read_tree("regdb", regdb)
+    records = Records(prepare(tree, tmp_path / "dir", progress=False), tree.root)
+    assert len(records.index) == 32
+    for position, name in enumerate(records.index.names):
+        assert records.encoded(position) == (regdb / name).read_bytes()
+        assert decode(records.encoded(position), str(name), (24, 12)).shape == (24, 12, 3)
 
 
 def test_any_tfds_user_can_read_the_records(sysu, tmp_path):

@@ -259,6 +259,17 @@ def test_a_listed_image_that_is_not_there(regdb, llcm):
     assert name in refusal("llcm", llcm)
 
 
+def test_a_listed_image_that_is_called_otherwise(regdb):
+    path = regdb / "idx" / "train_visible_1.txt"
+    image = regdb / path.read_text().split()[0]
+    image.rename(image.with_suffix(".BMP"))
+    assert f"There is {image.with_suffix('.BMP').relative_to(regdb)}: lists must name" in refusal("regdb", regdb)
+    image.with_suffix(".BMP").rename(image.with_suffix(".raw"))
+    path.write_text(path.read_text().replace(image.name, image.with_suffix(".raw").name))
+    message = refusal("regdb", regdb)
+    assert f"There is a file {image.with_suffix('.raw').relative_to(regdb)}, but images have names in .apng" in message
+
+
 def test_listed_identities_that_the_tree_lacks(sysu):
     for cam in range(1, 7):
         for pid in (4, 20):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bdf_jax.data.trees.tree import Layout, listing
+from bdf_jax.data.images import SUFFIXES
+from bdf_jax.data.trees.tree import ImageFile, Layout, listing, some
 from bdf_jax.errors import BdfError
 
 
@@ -90,6 +92,26 @@ def read_lines(layout: Layout, root: Path, name: str, folder: str) -> list[Line]
     return rows
 
 
+def require_listed(layout: Layout, root: Path, rows: Sequence[Line], files: Mapping[str, ImageFile]) -> None:
+    """Every image of a list is in the tree.
+
+    Args:
+      layout: of the tree.
+      root: of the tree.
+      rows: of one list.
+      files: of the tree by their names.
+
+    Raises:
+      BdfError: naming those that are not, and what is there in place of the first.
+    """
+    absent = sorted({row.name for row in rows if row.name not in files})
+    if absent:
+        raise BdfError(
+            f"{layout.title} tree {root}: {rows[0].source} lists {len(rows)} images, of which {len(absent)} are "
+            f"missing: {some(absent)}. {_instead(root, absent[0], files)}"
+        )
+
+
 def require_labels(layout: Layout, root: Path, rows: Sequence[Line]) -> None:
     """Labels and folders mean the same people: one label to a folder and one folder to a label.
 
@@ -128,6 +150,19 @@ def _first_clash(rows: Sequence[Line], pairs: Sequence[tuple[Any, Any]]) -> tupl
         if pairs[before][1] != value:
             return rows[before], rows[i]
     return None
+
+
+def _instead(root: Path, name: str, files: Iterable[str]) -> str:
+    """What to do about a listed image that was not found."""
+    if (root / name).is_file():
+        return (
+            f"There is a file {name}, but images have names in {' '.join(SUFFIXES)}: rename the files, and the lists."
+        )
+    stem = os.path.splitext(name.lower())[0]
+    other = next((found for found in files if os.path.splitext(found.lower())[0] == stem), None)
+    if other is not None:
+        return f"There is {other}: lists must name the files as they are called."
+    return "The tree is incomplete: unpack the archive again."
 
 
 def _number(text: str) -> bool:

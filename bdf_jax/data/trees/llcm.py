@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bdf_jax.data.index import INFRARED, VISIBLE
-from bdf_jax.data.trees.lists import Line, read_ids, read_lines, require_labels
+from bdf_jax.data.trees.lists import Line, read_ids, read_lines, require_labels, require_listed
 from bdf_jax.data.trees.tree import (
     ImageFile,
     Layout,
@@ -15,7 +15,6 @@ from bdf_jax.data.trees.tree import (
     listing,
     require_both_modalities,
     require_ids,
-    some,
     walk_identities,
 )
 from bdf_jax.errors import BdfError
@@ -43,12 +42,7 @@ def read(root: Path, *, trials: Sequence[int] | None = None) -> Tree:
         here = {file.name: file for file in walk_identities(root, folder, UNKNOWN_CAMERA, modality)}
         source = f"idx/train_{folder}.txt"
         rows = read_lines(LAYOUT, root, source, folder)
-        absent = sorted({row.name for row in rows if row.name not in here})
-        if absent:
-            raise BdfError(
-                f"LLCM tree {root}: {source} lists {len(rows)} images, of which {len(absent)} are missing: "
-                f"{some(absent)}. The tree is incomplete: unpack the archive again."
-            )
+        require_listed(LAYOUT, root, rows, here)
         train += [here[name] for name in dict.fromkeys(row.name for row in rows)]
         lines += rows
     require_both_modalities(LAYOUT, root, train, "idx/train_vis.txt and idx/train_nir.txt")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bdf_jax.data.index import INFRARED, VISIBLE
-from bdf_jax.data.trees.lists import Line, read_lines, require_labels
+from bdf_jax.data.trees.lists import Line, read_lines, require_labels, require_listed
 from bdf_jax.data.trees.tree import (
     ImageFile,
     Layout,
@@ -15,7 +15,6 @@ from bdf_jax.data.trees.tree import (
     listing,
     require_both_modalities,
     require_disjoint,
-    some,
     walk_identities,
 )
 from bdf_jax.errors import BdfError
@@ -76,12 +75,7 @@ def _listed(root: Path, role: str, trial: int, by_name: dict[str, ImageFile]) ->
     for part, (folder, _, _) in FOLDERS.items():
         source = f"idx/{role}_{part}_{trial}.txt"
         rows = read_lines(LAYOUT, root, source, folder)
-        absent = sorted({row.name for row in rows if row.name not in by_name})
-        if absent:
-            raise BdfError(
-                f"RegDB tree {root}: {source} lists {len(rows)} images, of which {len(absent)} are missing: "
-                f"{some(absent)}. The tree is incomplete: unpack the archive again."
-            )
+        require_listed(LAYOUT, root, rows, by_name)
         files += [by_name[name] for name in dict.fromkeys(row.name for row in rows)]
         lines += rows
     return files, lines

@@ -46,7 +46,7 @@ def read(root: Path, *, trials: Sequence[int] | None = None) -> Tree:
         if not here:
             raise BdfError(
                 f"SYSU-MM01 tree {root}: cam{cam}/ has no image of an identity in exp/; expected folders such as "
-                f"cam{cam}/{min(wanted):04d}/ with .jpg files, found {listing(root / f'cam{cam}')}. "
+                f"cam{cam}/{min(wanted):04d}/ with images (.jpg), found {listing(root / f'cam{cam}')}. "
                 "The tree is incomplete: unpack the archive again."
             )
         files += here

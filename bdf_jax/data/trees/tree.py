@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from bdf_jax.data.images import named_like_an_image
 from bdf_jax.data.index import INFRARED, VISIBLE, ImageIndex
 from bdf_jax.errors import BdfError
 from bdf_jax.paths import local_path
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 DEMO = "Without the data set, `--config=configs/demo.py` runs on a synthetic world in the same layout."
 
 
@@ -160,8 +160,7 @@ def walk_identities(
         if pids is not None and pid not in pids:
             continue
         for image in entries(entry.path):
-            # macOS archives carry a "._0001.jpg" beside 0001.jpg that is no image.
-            if image.name.startswith(".") or not image.name.lower().endswith(IMAGE_SUFFIXES):
+            if not named_like_an_image(image.name) or image.is_dir():
                 continue
             stat = image.stat()
             name = f"{folder}/{entry.name}/{image.name}"
