@@ -12,7 +12,7 @@ import mmap
 import re
 import struct
 import zipfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,20 @@ from typing import Any
 import numpy as np
 
 from bdf_jax.errors import BdfError
-from bdf_jax.models.torch_pickle import Refused, Storage, Tensor, printable, read_pickle
+from bdf_jax.models.torch_pickle import Inert, Refused, Storage, Tensor, printable, read_pickle
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001
-# Where training programs put the state dictionary among other things.
-WRAPPERS = ("state_dict", "model", "model_state_dict")
+# Where training programs put the state dictionary among other things: the first of these that is there is taken,
+# so that weights come before their moving averages.
+WRAPPERS = (
+    *("state_dict", "model_state_dict", "model", "net", "network", "net_state_dict", "module", "weights", "params"),
+    *("backbone", "encoder", "teacher", "ema", "model_ema", "ema_state_dict", "state_dict_ema", "student"),
+)
+# Dictionaries inside dictionaries that are looked into.
+MAX_DEPTH = 4
+# As `safetensors` calls the types of numbers that NumPy and ml_dtypes have and weights come in.
+SAFETENSORS_TYPES = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}
 # The start of a pickle: protocol 2 and later, or an older one that names something at once.
 PICKLE = re.compile(rb"\x80[\x02-\x05]|[(\]}]{0,2}[ci][\w.]+\n[\w.]+\n")
 
@@ -34,10 +42,12 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     """Every tensor of a weight file by its name, in the file's type and layout; arrays may share memory.
 
     Args:
-      path: safetensors, or a state dictionary by `torch.save`, alone or as entry `state_dict` or `model`.
+      path: safetensors, or a state dictionary by `torch.save`, alone or as an entry (`WRAPPERS`, or the only one with
+        tensors) of what a training program saved; the rest of that is left out.
 
     Raises:
-      BdfError: no such file, another format, damaged, hostile (naming what it wanted to run), sparse or quantised.
+      BdfError: no such file, another format, damaged, hostile (naming what it wanted to run), several state
+        dictionaries, or tensors that are sparse, quantised or of a type not read here.
     """
     path = Path(path)
     try:
@@ -82,7 +92,13 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
     try:
         with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+            names = list(file.keys())
+            for name in names:
+                if (kind := str(file.get_slice(name).get_dtype())) not in SAFETENSORS_TYPES:
+                    raise Refused(
+                        f"the tensor {printable(name)} is of type {kind}, which is not read here; save it as float32"
+                    )
+            return {name: file.get_tensor(name) for name in names}
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise Refused(f"not a safetensors file, damaged or cut off ({str(error)[:200]})") from error
 
@@ -164,18 +180,51 @@ def _next_storage(stream: mmap.mmap, storage: Storage) -> bytes:
 
 
 def _state(value: Any) -> dict[str, Tensor]:
-    """The state dictionary in what was saved."""
+    """The state dictionary in what was saved: its named tensors, without what else it holds."""
     if not isinstance(value, dict):
-        raise Refused(f"expected a state dictionary, found a {type(value).__name__}")
-    if not any(isinstance(entry, Tensor) for entry in value.values()):
-        inner = [value[name] for name in WRAPPERS if isinstance(value.get(name), dict)]
-        if inner:
-            value = inner[0]
-    others = [name for name, entry in value.items() if not (isinstance(name, str) and isinstance(entry, Tensor))]
-    if others or not value:
-        found = f"also {', '.join(printable(name) for name in others[:5])}" if others else "no tensor"
-        raise Refused(f"expected a state dictionary, that is named tensors and nothing else, found {found}")
-    return value
+        raise Refused(f"expected a state dictionary, found {_kind(value)}")
+    states = _states(value)
+    if not states:
+        shown = [f"{printable(name)} ({_kind(entry)})" for name, entry in list(value.items())[:5]]
+        more = f" and {len(value) - 5} more" if len(value) > 5 else ""
+        raise Refused(
+            f"expected a state dictionary, that is named tensors, found no tensor"
+            f"{' among ' if shown else ''}{', '.join(shown)}{more}"
+        )
+
+    def order(path: tuple[str, ...]) -> tuple[int, int]:
+        known = [WRAPPERS.index(name) for name in path if name in WRAPPERS]
+        return min(known, default=len(WRAPPERS)), -len(states[path])
+
+    # One with far fewer tensors is no network beside the others: a loss, a metric.
+    most = max(map(len, states.values()))
+    best = sorted((path for path, state in states.items() if 2 * len(state) >= most), key=order)
+    unknown = [path for path in best if path and order(path)[0] == len(WRAPPERS)]
+    if best[0] in unknown and len(unknown) > 1:
+        names = ", ".join(printable(".".join(path)) for path in unknown[:8])
+        raise Refused(f"expected one state dictionary, found {len(unknown)}: {names}; save one of them alone")
+    return states[best[0]]
+
+
+def _states(value: dict[Any, Any]) -> dict[tuple[str, ...], dict[str, Tensor]]:
+    """The named tensors of each dictionary that has some, by the names that lead to it."""
+    found: dict[tuple[str, ...], dict[str, Tensor]] = {}
+    seen: set[int] = set()
+    waiting: deque[tuple[tuple[str, ...], dict[Any, Any]]] = deque([((), value)])
+    while waiting:
+        path, dictionary = waiting.popleft()
+        if id(dictionary) in seen or len(path) > MAX_DEPTH:
+            continue
+        seen.add(id(dictionary))
+        named = {name: entry for name, entry in dictionary.items() if isinstance(name, str)}
+        if tensors := {name: entry for name, entry in named.items() if isinstance(entry, Tensor)}:
+            found[path] = tensors
+        waiting += [((*path, name), entry) for name, entry in named.items() if isinstance(entry, dict)]
+    return found
+
+
+def _kind(value: Any) -> str:
+    return printable(value.name) if isinstance(value, Inert) else type(value).__name__
 
 
 def _arrays(state: dict[str, Tensor], read: Callable[[str], bytes]) -> dict[str, np.ndarray]:

@@ -2,8 +2,9 @@
 
 Python's unpickler imports and calls whatever a file names. Here pickletools only splits the stream into operations
 and this module carries out the few that a dictionary of tensors needs, on plain lists, tuples and dictionaries. A
-global is an inert name, and one that is not in the short list below ends the reading: nothing is imported, no
-function of the file's choosing is called, no attribute is set.
+global is an inert name, and one that is not in the short lists below ends the reading: nothing is imported, no
+function of the file's choosing is called, no attribute is set. What training programs keep beside the weights
+(NumPy's arrays and numbers, the command line's arguments) becomes an `Inert` value: a name without its contents.
 
 The formats are those of `torch.save`: a tensor is a call of `torch._utils._rebuild_tensor_v2` on a storage, which
 is referred to by a persistent id ("storage", type, key, device, number of elements).
@@ -33,14 +34,25 @@ STORAGES = {
 DICTIONARY = "collections.OrderedDict"
 TENSORS = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor")
 PARAMETER = "torch._utils._rebuild_parameter"
-KNOWN = {DICTIONARY, *TENSORS, PARAMETER, *STORAGES}
+# What is called, or made and given a state, beside the weights; the outcome is a name and nothing more.
+INERT = {
+    *(f"numpy.{part}multiarray.{name}" for part in ("", "core.", "_core.") for name in ("_reconstruct", "scalar")),
+    *(f"numpy.{part}numeric._frombuffer" for part in ("core.", "_core.")),
+    *("numpy.ndarray", "numpy.dtype", "_codecs.encode"),
+    *("argparse.Namespace", "builtins.set", "__builtin__.set", "torch.Size", "torch.device"),
+    *("pathlib.PosixPath", "pathlib.WindowsPath", "torch.float32", "torch.float16", "torch.bfloat16"),
+}
+KNOWN = {DICTIONARY, *TENSORS, PARAMETER, *STORAGES, *INERT}
+SCALARS = (str, int, float, bool, bytes, type(None))
+# The beginnings of PyTorch's names of other types of numbers, in small letters.
+UNREAD_TYPES = ("float8", "float4", "complex", "uint", "untypedstorage")
 
 # A ResNet-50 takes about 10,000; the limit is against files made to keep the reader busy.
 MAX_OPERATIONS = 5_000_000
 # Operations that push what they carry.
 LITERALS = {
     *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINBYTES", "SHORT_BINBYTES"),
-    *("BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES8", "BYTEARRAY8"),
 }
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 
@@ -75,6 +87,13 @@ class Global:
     name: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Inert:
+    """What calling one of `INERT` would have made; it never was, and what it was to be made of is dropped."""
+
+    name: str
+
+
 def read_pickle(stream: Any) -> tuple[Any, dict[str, Storage]]:
     """The value of the pickle at the stream's position, which is left behind it, and the storages it refers to.
 
@@ -82,8 +101,8 @@ def read_pickle(stream: Any) -> tuple[Any, dict[str, Storage]]:
       stream: a binary stream with `read`, `readline` and `tell`.
 
     Returns:
-      The value: None, bool, int, float, str, bytes, tuple, list, dict, `Tensor`, `Storage` or `Global`; and the
-      storages by key.
+      The value: None, bool, int, float, str, bytes, tuple, list, dict, `Tensor`, `Storage`, `Global` or `Inert`; and
+      the storages by key.
 
     Raises:
       Refused: names something outside `KNOWN` (by name), is damaged, or uses an operation no state dictionary needs.
@@ -172,10 +191,14 @@ def _carry_out(
         case "REDUCE":
             function, arguments = _pop(stack, 2)
             stack.append(_call(function, _expect(arguments, tuple)))
+        case "NEWOBJ" if len(stack) > 1 and isinstance(stack[-2], Global) and stack[-2].name in INERT:
+            made, _ = _pop(stack, 2)
+            stack.append(Inert(made.name))
         case "BUILD":
-            # A state dictionary's version numbers (`_metadata`), which are not needed.
+            # A state dictionary's version numbers (`_metadata`) or an inert value's contents, which are not needed.
             stack.pop()
-            _expect(stack[-1], dict)
+            if not isinstance(stack[-1], Inert):
+                _expect(stack[-1], dict)
         case _:
             shown = "" if argument is None else f" {printable(argument)}"
             raise Refused(f"its pickle uses the operation {operation}{shown}, which no state dictionary needs")
@@ -197,8 +220,11 @@ def _expect(value: Any, kind: type) -> Any:
 
 def _fill(target: dict[Any, Any], items: list[Any]) -> None:
     for key, value in items:
-        if type(key) not in (str, int):
-            raise TypeError(f"expected a name as key, found {type(key).__name__}")
+        # A tuple inside a tuple is not looked into: the depth could be of the file's choosing.
+        if type(key) not in SCALARS and not (type(key) is tuple and all(type(part) in SCALARS for part in key)):
+            raise Refused(
+                f"a dictionary in its pickle has a key that is a {type(key).__name__}, which no state dictionary needs"
+            )
         target[key] = value
 
 
@@ -206,10 +232,13 @@ def _global(module: Any, attribute: Any) -> Global:
     name = f"{_expect(module, str)}.{_expect(attribute, str)}"
     if name in KNOWN:
         return Global(name)
+    lower = attribute.lower()
     if "sparse" in name.lower():
         reason = "it holds a sparse tensor, which cannot be read; save `tensor.to_dense()`"
-    elif "qtensor" in name.lower() or attribute.startswith(("QInt", "QUInt", "per_tensor_", "per_channel_")):
+    elif "qtensor" in lower or lower.startswith(("qint", "quint", "per_tensor_", "per_channel_")):
         reason = "it holds a quantised tensor, which cannot be read; save `tensor.dequantize()`"
+    elif name == "torch._utils._rebuild_tensor_v3" or (module == "torch" and lower.startswith(UNREAD_TYPES)):
+        reason = "it holds a tensor of a type that is not read here (float8, complex, ...); save `tensor.float()`"
     else:
         reason = (
             "loading it would have to import and perhaps run that, so it is refused and nothing was run. "
@@ -240,6 +269,8 @@ def _call(function: Any, arguments: tuple[Any, ...]) -> Any:
         return _tensor(_expect(storage, Storage), _size(offset), _expect(shape, tuple), _expect(strides, tuple))
     if name == PARAMETER:
         return _expect(arguments[0], Tensor)
+    if name in INERT:
+        return Inert(name)
     raise TypeError(f"a call of {name}")
 
 

@@ -1,13 +1,15 @@
 """Pretrained backbones: which tensor of a PyTorch file goes where, as tables.
 
-Every tensor of the file is used or known to be of no use (the ImageNet classifier, counters of batches), and every
-array of the backbone is filled: anything else is one error that lists all of it.
+The backbone's tensors are found under whatever prefix the file gives them ("module.", "backbone.", "encoder_q."). Every
+tensor among them is used or known to be of no use (counters of batches), and every array of the backbone is filled:
+anything else is one error that says what. Tensors elsewhere in the file are a head or a queue, and left out.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,9 @@ from bdf_jax.errors import BdfError
 from bdf_jax.models import hub
 from bdf_jax.models.mobilenet import BLOCKS
 from bdf_jax.models.network import BASES
-from bdf_jax.models.resnet import STAGES
+from bdf_jax.models.resnet import ARCHITECTURES, STAGES
 from bdf_jax.models.torch_files import read_tensors
+from bdf_jax.models.torch_pickle import printable
 from bdf_jax.paths import local_path
 
 
@@ -35,12 +38,20 @@ class Naming:
     Attributes:
       title: for messages.
       rows: (regular expression of a module's name, our path, in which \\1 is its first group).
-      ignored: regular expression of the modules without a counterpart.
+      backbone: regular expression of what the backbone's names begin with; others are a head's.
     """
 
     title: str
     rows: tuple[tuple[str, str], ...]
-    ignored: str
+    backbone: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A backbone in a file: how its tensors are named, and the prefix before all of them."""
+
+    naming: Naming
+    prefix: str
 
 
 def _mobilenet_rows(expanded: str, plain: str) -> tuple[tuple[str, str], ...]:
@@ -65,7 +76,7 @@ TORCHVISION_RESNET = Naming(
         (r"(layer[1-4])\.(\d+)\.downsample\.0", r"\1/block\2_conv0"),
         (r"(layer[1-4])\.(\d+)\.downsample\.1", r"\1/block\2_bn0"),
     ),
-    ignored=r"fc",
+    backbone=r"(conv1|bn1|layer\d+)\.",
 )
 TRANSFORMERS_RESNET = Naming(
     "the transformers library's names of a ResNet",
@@ -84,19 +95,25 @@ TRANSFORMERS_RESNET = Naming(
             )
         ),
     ),
-    ignored=r"classifier(\.\d+)?",
+    backbone=r"(resnet\.)?(embedder|encoder)\.",
 )
 TORCHVISION_MOBILENET = Naming(
     "torchvision's names of a MobileNetV2",
     _mobilenet_rows("0.0 0.1 1.0 1.1 2 3", "0.0 0.1 1 2"),
-    ignored=r"classifier(\.\d+)?",
+    backbone=r"features\.",
 )
 FLAT_MOBILENET = Naming(  # the first public port, whose ImageNet weights went round before torchvision had any
     "the flat names of a MobileNetV2",
     _mobilenet_rows("0 1 3 4 6 7", "0 1 3 4"),
-    ignored=r"classifier(\.\d+)?",
+    backbone=r"features\.",
 )
 NAMINGS = (TORCHVISION_RESNET, TRANSFORMERS_RESNET, TORCHVISION_MOBILENET, FLAT_MOBILENET)
+# Prefixes of a second network that only follows the first, as self-supervised training keeps one.
+FOLLOWERS = re.compile(r"(^|[._])(k|key|ema|momentum|target|teacher)([._]|$)")
+# Names are looked for behind this many components.
+MAX_PREFIX = 8
+# Lines of each kind in an error.
+MAX_LINES = 8
 
 # What a module holds: its kind and the tensor's name to our collection and name. PyTorch's running variance is kept
 # as it is: both sides divide by it alike.
@@ -136,19 +153,26 @@ def load_pretrained(
         is missing, unexpected, of another shape or not finite.
     """
     path, tensors = read_source(source, progress=progress)
-    naming = choose_naming(tensors)
-    values, ignored, problems = map_tensors(tensors, naming)
+    found = find_backbone(path, tensors)
+    values, ignored, problems = map_tensors(tensors, found)
     flat = traverse_util.flatten_dict(dict(variables))
     filled, more = _fill(flat, values, config)
     if problems or more:
-        lines = "\n  ".join([*problems, *more])
         looks = guess_arch(values)
-        hint = f", but looks like {looks}" if looks and looks != config.arch else ""
+        hint, remedy = "", f"Name the weights of a {config.arch} in model.pretrained."
+        if looks and looks != config.arch:
+            hint = f", but looks like {looks}"
+            if looks in (*ARCHITECTURES, "mobilenet_v2"):
+                remedy = f"Set model.arch={looks}, or name the weights of a {config.arch} in model.pretrained."
+        behind = f" behind {_shown(found.prefix)!r}" if found.prefix else ""
+        lines = "\n  ".join(_capped([*problems, *more]))
         raise BdfError(
-            f"{path} does not fit model.arch={config.arch}{hint} (read with {naming.title}):\n  {lines}\n"
-            "Set model.arch to what the file holds, or model.pretrained to another file."
+            f"{path} does not fit model.arch={config.arch}{hint} (read with {found.naming.title}{behind}):\n  {lines}\n"
+            f"{remedy}"
         )
-    logging.info("%s: %d tensors used, %d ignored", path, len(tensors) - len(ignored), len(ignored))
+    logging.info(
+        "%s: %d tensors used (prefix %r), %d ignored", path, len(tensors) - len(ignored), found.prefix, len(ignored)
+    )
     return traverse_util.unflatten_dict(filled)
 
 
@@ -161,20 +185,48 @@ def read_source(source: str, *, progress: bool = True) -> tuple[Path, dict[str, 
     path = local_path(source, "model.pretrained")
     if not path.exists() and hub.is_hub_name(source):
         path = hub.download(source, progress=progress)
-    return path, _without_prefix(read_tensors(path))
+    return path, read_tensors(path)
 
 
-def choose_naming(names: Mapping[str, Any]) -> Naming:
-    """The naming that knows the most of a file's tensors."""
+def find_backbone(path: Path, names: Iterable[str]) -> Found:
+    """The naming and the prefix that know the most of a file's tensors.
 
-    def known(naming: Naming) -> int:
-        return sum(_our_module(name.rpartition(".")[0], naming) is not None for name in names)
-
-    return max(NAMINGS, key=known)
+    Raises:
+      BdfError: no name is of a backbone known here, or several networks in the file are equally complete.
+    """
+    known: dict[tuple[int, str], set[str]] = {}
+    names = list(names)
+    for name in names:
+        parts = name.split(".")[:-1]
+        for start in range(min(len(parts), MAX_PREFIX)):
+            module, prefix = ".".join(parts[start:]), "".join(f"{part}." for part in parts[:start])
+            for number, naming in enumerate(NAMINGS):
+                if _our_module(module, naming) is not None:
+                    known.setdefault((number, prefix), set()).add(name)
+    if not known:
+        shown = ", ".join(map(_shown, names[:5]))
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        raise BdfError(
+            f"{path}: none of its tensors has a name of a ResNet or a MobileNetV2, as torchvision, timm and the "
+            f"transformers library call them; found {shown}{more}. Name another file in model.pretrained."
+        )
+    # Of equals the shortest prefix: it leaves out the least.
+    order = sorted(known, key=lambda key: (-len(known[key]), bool(FOLLOWERS.search(key[1])), len(key[1])))
+    best = order[0]
+    alike = {key[1] for key in order if len(known[key]) == len(known[best]) and not known[key] & known[best]}
+    rivals = sorted(prefix for prefix in alike if not FOLLOWERS.search(prefix))
+    if rivals:
+        shown = ", ".join(repr(_shown(prefix)) for prefix in [best[1], *rivals][:MAX_LINES])
+        raise BdfError(
+            f"{path}: expected one network, found {len(rivals) + 1} that are equally complete, behind {shown}. "
+            "Write the tensors of one of them to a file of their own: bdf_jax.models.torch_files.read_tensors gives "
+            "all by name, safetensors.numpy.save_file writes them."
+        )
+    return Found(NAMINGS[best[0]], best[1])
 
 
 def map_tensors(
-    tensors: Mapping[str, np.ndarray], naming: Naming
+    tensors: Mapping[str, np.ndarray], found: Found
 ) -> tuple[dict[tuple[str, ...], tuple[str, np.ndarray]], list[str], list[str]]:
     """Sorts a file's tensors.
 
@@ -186,19 +238,23 @@ def map_tensors(
     values: dict[tuple[str, ...], tuple[str, np.ndarray]] = {}
     ignored, problems = [], []
     for name, tensor in tensors.items():
-        module, _, leaf = name.rpartition(".")
-        ours = _our_module(module, naming)
-        if leaf == "num_batches_tracked" or re.fullmatch(naming.ignored, module):
+        behind = name.removeprefix(found.prefix)
+        module, _, leaf = behind.rpartition(".")
+        ours = _our_module(module, found.naming)
+        outside = not name.startswith(found.prefix) or not re.match(found.naming.backbone, behind)
+        if leaf == "num_batches_tracked" or (outside and ours is None):
             ignored.append(name)
             continue
         kind = "bn" if ours and re.search(r"bn\d?$", ours) else "conv"
         if ours is None or (kind, leaf) not in TENSORS:
-            problems.append(f"unexpected: {name} {tensor.shape}")
+            problems.append(f"unexpected: {_shown(name)} {tensor.shape}")
             continue
         collection, array = TENSORS[kind, leaf]
         target = (collection, *ours.split("/"), array)
         if target in values:
-            problems.append(f"twice: {name} and {values[target][0]} are the same array, {'/'.join(target)}")
+            problems.append(
+                f"twice: {_shown(name)} and {_shown(values[target][0])} are the same array, {'/'.join(target)}"
+            )
         values[target] = (name, tensor)
     return values, ignored, problems
 
@@ -235,14 +291,16 @@ def _fill(
         shape = leaf.shape[1:] if apart else leaf.shape
         expected = _torch_shape(shape)
         if tensor.shape != expected:
-            others.append(f"shape: {name} is {tensor.shape}, {'/'.join(source)} takes {expected}")
+            others.append(f"shape: {_shown(name)} is {tensor.shape}, {'/'.join(source)} takes {expected}")
         elif problem := _bad_numbers(tensor, path[-1]):
-            others.append(f"numbers: {name} {problem}")
+            others.append(f"numbers: {_shown(name)} {problem}")
         else:
             array = tensor.astype(np.float32)
             array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
             filled[path] = jnp.asarray(np.broadcast_to(array, leaf.shape), leaf.dtype)
-    unexpected = [f"unexpected: {name} {tensor.shape}" for key, (name, tensor) in values.items() if key not in used]
+    unexpected = [
+        f"unexpected: {_shown(name)} {tensor.shape}" for key, (name, tensor) in values.items() if key not in used
+    ]
     # Both branches of a split stage have the same complaints: once each, in order.
     return filled, list(dict.fromkeys(missing + unexpected + others))
 
@@ -261,10 +319,20 @@ def _bad_numbers(tensor: np.ndarray, array: str) -> str:
     return "has negative variances" if array == "var" and (tensor < 0).any() else ""
 
 
-def _without_prefix(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Names without the 'module.' that PyTorch's data parallelism puts before each."""
-    parallel = all(name.startswith("module.") for name in tensors)
-    return {name.removeprefix("module.") if parallel else name: tensor for name, tensor in tensors.items()}
+def _capped(lines: Iterable[str]) -> list[str]:
+    """The first lines of each kind (what stands before the colon), and how many more of it there are."""
+    kept, kinds = [], Counter[str]()
+    for line in lines:
+        kind = line.partition(":")[0]
+        kinds[kind] += 1
+        if kinds[kind] <= MAX_LINES:
+            kept.append(line)
+    return kept + [f"{kind}: {count - MAX_LINES} more" for kind, count in kinds.items() if count > MAX_LINES]
+
+
+def _shown(name: str) -> str:
+    """A tensor's name for a message: printable and not too long."""
+    return printable(name)[1:].rstrip("'\"")
 
 
 def _our_module(module: str, naming: Naming) -> str | None:

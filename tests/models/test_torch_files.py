@@ -1,5 +1,7 @@
 """Weight files are read as torch reads them; what is hostile, damaged or of another kind is refused by name."""
 
+import argparse
+import json
 import os
 import pickle
 import struct
@@ -83,6 +85,104 @@ def test_reads_files_of_the_first_years(tmp_path):
 )
 def test_refuses_other_things_torch_writes(name, said):
     assert said in refusal(FILES / name)
+
+
+def in_protocol_2(value) -> bytes:
+    """A value as Python pickles it, without the protocol's number and the end."""
+    return pickle.dumps(value, 2)[2:-1]
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize(
+    "wrapper", ["state_dict", "model", "net", "network", "model_state_dict", "teacher", "ema", "xyz"]
+)
+def test_a_wrapped_state_dictionary_with_anything_beside_it(tmp_path, container, wrapper):
+    arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4, np.float32)}
+    state, storages = write.state(arrays)
+    beside = {
+        "epoch": 90,
+        "cmc": np.linspace(0, 1, 20),
+        "mAP": np.float64(0.5),
+        "mINP": np.float32(0.25),
+        "names": np.array(["a", "b"]),
+        "rng": np.random.default_rng(0).bit_generator.state,
+        "history": {0.1: 3, 7: "x", (1, "a"): None, None: True},
+        "args": argparse.Namespace(lr=0.1, nested=argparse.Namespace(seen={1, 2})),
+        "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]},
+    }
+    metric = write.tensor("9", "FloatStorage", (), (), length=1)
+    entries = {name: in_protocol_2(value) for name, value in beside.items()}
+    value = write.dictionary({"best_acc1": metric, **entries, wrapper: state})
+    path = CONTAINERS[container](tmp_path / "w.pth.tar", value, {**storages, "9": bytes(4)})
+    found = read_tensors(path)
+    assert list(found) == ["a", "b"]
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+@pytest.mark.parametrize("part", ["numpy.core", "numpy._core"])
+def test_arrays_of_either_numpy_are_names_without_contents(tmp_path, part):
+    state, storages = write.state({"a": np.ones(2, np.float32)})
+    scalar = in_protocol_2(np.float64(1)).replace(b"numpy._core", part.encode())
+    array = in_protocol_2(np.arange(3)).replace(b"numpy._core", part.encode())
+    assert part.encode() in scalar
+    assert part.encode() in array
+    value = write.dictionary({"mAP": scalar, "cmc": array, "net": state})
+    assert list(read_tensors(write.write_zip(tmp_path / "w.t", value, storages))) == ["a"]
+    alone = refusal(write.write_zip(tmp_path / "w.t", array, {}))
+    assert f"expected a state dictionary, found '{part}.multiarray._reconstruct'" in alone
+
+
+def test_an_array_of_objects_hides_nothing(tmp_path):
+    trace = tmp_path / "it_ran"
+    state, storages = write.state({"a": np.ones(2, np.float32)})
+    array = in_protocol_2(np.array([Malicious(trace), None], object))
+    path = write.write_zip(tmp_path / "w.pth", write.dictionary({"net": state, "cmc": array}), storages)
+    assert f"'{os.system.__module__}.system'" in refusal(path)
+    assert not trace.exists()
+
+
+def test_the_weights_are_preferred_to_what_follows_them(tmp_path):
+    (state, storages), ema = (
+        write.state({"a": np.ones(2, np.float32)}),
+        write.tensor("0", "FloatStorage", [1], [1], length=2),
+    )
+    value = write.dictionary(
+        {"ema": write.dictionary({"b": ema}), "model": state, "loss": write.dictionary({"c": ema})}
+    )
+    assert list(read_tensors(write.write_zip(tmp_path / "w.pth", value, storages))) == ["a"]
+
+
+def test_wrappers_in_wrappers_and_several_networks(tmp_path):
+    state, storages = write.state({"a": np.ones(2, np.float32)})
+    nested = write.dictionary({"state_dict": write.dictionary({"model": state})})
+    assert list(read_tensors(write.write_zip(tmp_path / "w.pth", nested, storages))) == ["a"]
+    several = write.dictionary({"gen_a": state, "gen_b": state})
+    assert "expected one state dictionary, found 2: 'gen_a', 'gen_b'" in refusal(
+        write.write_zip(tmp_path / "w.pth", several, storages)
+    )
+    nothing = write.dictionary({f"entry{i}": write.integer(i) for i in range(1000)})
+    said = refusal(write.write_zip(tmp_path / "w.pth", nothing, {}))
+    assert "found no tensor among 'entry0' (int)" in said
+    assert "and 995 more" in said
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("torch._utils", "_rebuild_tensor_v3"), ("torch", "ComplexFloatStorage"), ("torch", "float8_e4m3fn")],
+)
+def test_types_of_numbers_that_are_not_read_are_not_damage(tmp_path, module, name):
+    said = refusal(write.write_zip(tmp_path / "w.pth", write.named(module, name) + b")R", {}))
+    assert "a type that is not read here" in said
+    assert "damaged" not in said
+
+
+@pytest.mark.parametrize("kind", ["F8_E4M3", "F8_E5M2"])
+def test_types_of_safetensors_that_are_not_read_are_not_damage(tmp_path, kind):
+    head = json.dumps({"conv1.weight": {"dtype": kind, "shape": [1], "data_offsets": [0, 1]}}).encode()
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(struct.pack("<Q", len(head)) + head + b"\0")
+    assert f"the tensor 'conv1.weight' is of type {kind}, which is not read here" in refusal(path)
 
 
 class Malicious:
@@ -170,6 +270,9 @@ def test_names_what_it_refuses(tmp_path, module, name):
         b"R",
         b"t",
         b"}(]K\x01u",  # an unhashable name
+        b"}(" + b")" + b"\x85" * 100_000 + b"K\x01u",  # a name that is very deep to hash
+        write.named("argparse", "Namespace") + b"}b",  # attributes of a class
+        write.named("argparse", "Namespace") + b")\x81(X\x01\x00\x00\x00aK\x01u",  # contents of what was never made
         b"\x8b\xff\xff\xff\x7f",  # a number of 2 GiB
         b"\x8e" + struct.pack("<Q", 2**62),  # bytes of 4 EiB
         b"X\xff\xff\xff\xff",
