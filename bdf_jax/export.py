@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,10 @@ MODALITIES = ("visible", "infrared")
 PLATFORMS = ("cpu", "cuda", "tpu")
 MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
 JAX_EXAMPLE, NUMPY_EXAMPLE = "embed_example.py", "weights_example.py"
+# A manifest is a file like any other and may name anything; an export writes and removes these alone.
+POSSIBLE = {"embed.stablehlo", *(f"embed_{name}.stablehlo" for name in MODALITIES)}
+POSSIBLE |= {WEIGHTS, JAX_EXAMPLE, NUMPY_EXAMPLE, MANIFEST}
+WHAT = "person re-identification embedder of the base-derivative framework, exported by bdf_jax"  # marks a manifest
 TOLERANCE = 1e-5  # between the network here and what was written, in features of length 1
 
 EXAMPLE_OF_JAX = '''"""python {name} IMAGES.npy FEATURES.npy [visible|infrared]: needs nothing but jax and flatbuffers.
@@ -89,7 +93,7 @@ def export_embedder(
 
     Args:
       workdir: of a training run, or one of its checkpoints.
-      out: folder to make; an earlier export in it is replaced.
+      out: folder to make; an earlier export in it is replaced, and other files that lie beside that stay.
       step: which checkpoint; None: the best on validation where there was any, else the last.
       formats: "stablehlo": a program for each modality (one for both where the network treats them alike), with its
         weights, its normalisation, any batch size, for CPU, CUDA and TPU. "safetensors": the weights by name.
@@ -108,7 +112,9 @@ def export_embedder(
         if wrong or not given:
             more = "; there is no ONNX, docs/export.md says why" if "onnx" in wrong else ""
             raise BdfError(f"{flag}: expected some of {', '.join(known)}, found {', '.join(wrong) or 'none'}{more}")
-    folder = _claim(local_path(out, "--out").absolute())
+    folder = local_path(out, "--out").absolute()
+    earlier = _earlier(folder)
+    _claim(folder, earlier)
     metadata, variables, step = load_variables(workdir, step)
     asked = {f"evaluation.{name}": value for name, value in changes.items() if value is not None}
     config = vary(metadata.config, asked)
@@ -128,7 +134,8 @@ def export_embedder(
     if "safetensors" in formats:
         files[WEIGHTS], manifest["weights"] = _weights(metadata, variables)
         files[NUMPY_EXAMPLE] = EXAMPLE_OF_NUMPY.format(name=NUMPY_EXAMPLE, weights=WEIGHTS).encode()
-    _write(folder, {**files, MANIFEST: (json.dumps(manifest, indent=2) + "\n").encode()})
+    manifest["files"] = sorted([*files, MANIFEST])
+    _write(folder, earlier, {**files, MANIFEST: (json.dumps(manifest, indent=2) + "\n").encode()})
     return manifest
 
 
@@ -190,7 +197,7 @@ def _manifest(metadata: Metadata, settings: EvaluationConfig, step: int) -> dict
         del described["data"][place]
     length = "the sum of two vectors of length 1" if settings.use == "sum4" else "1"
     return {
-        "what": "person re-identification embedder of the base-derivative framework, exported by bdf_jax",
+        "what": WHAT,
         "jax": jax.__version__,
         "trained": {
             "dataset": config.data.dataset,
@@ -227,27 +234,48 @@ def _manifest(metadata: Metadata, settings: EvaluationConfig, step: int) -> dict
     }
 
 
-def _claim(folder: Path) -> Path:
+def _earlier(folder: Path) -> set[str]:
+    """Names of the files of an earlier export in the folder; empty where there is none."""
+    try:
+        manifest = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+        if manifest["what"] != WHAT:
+            return set()
+        # One without a list of its files is of an older version, which wrote the examples beside what they read.
+        described = [manifest.get("weights"), *dict(manifest["artifacts"]).values()]
+        names = [about["file"] for about in described if about]
+        examples = [JAX_EXAMPLE] * bool(manifest["artifacts"]) + [NUMPY_EXAMPLE] * (WEIGHTS in names)
+        names = [str(name) for name in manifest.get("files", [*names, *examples, MANIFEST])]
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+    return {name for name in names if name in POSSIBLE}
+
+
+def _claim(folder: Path, earlier: Set[str]) -> None:
     """Refuses a folder with other content, before the work."""
     if folder.exists() and not folder.is_dir():
         raise BdfError(f"--out={folder}: expected a folder, found a file; name another")
-    held = sorted(child.name for child in folder.iterdir()) if folder.is_dir() else []
-    if held and MANIFEST not in held:
+    try:
+        held = sorted(child.name for child in folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        raise BdfError(f"--out={folder}: cannot be read: {error.strerror or error}; name another") from error
+    # Beside an earlier export may lie what it did not write, as long as it is not in the way.
+    foreign = [name for name in held if name not in earlier and (not earlier or name in POSSIBLE)]
+    if foreign:
+        more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
         raise BdfError(
-            f"--out={folder}: expected a new folder or an earlier export, found {', '.join(held[:5])}; name another"
+            f"--out={folder}: expected a new folder or an earlier export, found {', '.join(foreign[:5])}{more}, which "
+            "no export here wrote; name another"
         )
-    return folder
 
 
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Writes all files; the manifest comes last, and what an earlier export left and no one names any more goes."""
+def _write(folder: Path, earlier: Set[str], files: Mapping[str, bytes]) -> None:
+    """Writes all files, the manifest last; what the earlier export left and no one names any more goes."""
     failure = f"--out={folder}: the export could not be written"
     try:
         for name, content in files.items():
             with replaced(folder / name, failure) as out:
                 out.write(content)
-        for old in (*folder.glob("embed*.stablehlo"), *(folder / n for n in (WEIGHTS, JAX_EXAMPLE, NUMPY_EXAMPLE))):
-            if old.name not in files:
-                old.unlink(missing_ok=True)
+        for name in earlier - set(files):
+            (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise BdfError(f"{failure}: {error.strerror or error}") from error

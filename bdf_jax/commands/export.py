@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
         feature=arguments.feature,
         flip_tta=arguments.flip_tta,
     )
-    files = sorted(path for path in local_path(arguments.out).iterdir() if not path.name.startswith("."))
+    files = [local_path(arguments.out) / name for name in manifest["files"]]
     for file in files:
         print(f"{file} ({file.stat().st_size / 2**20:.1f} MiB)")
     if manifest["artifacts"]:

@@ -16,6 +16,7 @@ from bdf_jax.__main__ import main
 from bdf_jax.checkpoints import Checkpoints, Metadata, load_variables
 from bdf_jax.config import Config, DataConfig, ModelConfig, vary
 from bdf_jax.evaluation.features import make_embed
+from bdf_jax.export import WHAT
 from bdf_jax.models import Network
 from bdf_jax.training.state import TrainState
 
@@ -154,6 +155,53 @@ def test_exporting_again_replaces_and_leaves_nothing_of_before(trained, tmp_path
     assert {path.name for path in out.iterdir()} == {"embed.stablehlo", "embed_example.py", "manifest.json"}
 
 
+@pytest.mark.parametrize(
+    "manifest",
+    ['{"name": "a web application"}', "", "[]", "null", '{"what": "' + WHAT + '"}', '{"what": "x", "artifacts": {}}'],
+)
+def test_a_manifest_alone_makes_no_export(trained, tmp_path, capsys, manifest):
+    """Many programs write a manifest.json; what lies beside it is none of ours."""
+    site = tmp_path / "site"
+    site.mkdir()
+    contents = {"manifest.json": manifest, "weights.safetensors": "precious", "embed_other.stablehlo": "mine"}
+    for name, text in contents.items():
+        (site / name).write_text(text)
+    code, _, err = export(capsys, trained["shared"], site)
+    assert code == 1
+    assert "found embed_other.stablehlo, manifest.json, weights.safetensors, which no export here wrote" in err
+    assert {file.name: file.read_text() for file in site.iterdir()} == contents
+
+
+def test_an_export_leaves_alone_what_was_put_beside_it(trained, tmp_path, capsys):
+    out = tmp_path / "out"
+    export(capsys, trained["apart"], out)
+    for name in ("embed_other.stablehlo", "notes.txt"):
+        (out / name).write_text("mine")
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["files"] += ["../outside", "notes.txt"]  # as anybody may write it
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "outside").write_text("mine")
+    code, printed, err = export(capsys, trained["shared"], out, "--modality=visible")
+    assert code == 1
+    assert "found embed_other.stablehlo, which no export here wrote" in err
+    (out / "embed_other.stablehlo").unlink()
+    code, printed, err = export(capsys, trained["shared"], out, "--modality=visible")
+    assert code == 0, err
+    assert {path.name for path in out.iterdir()} == {
+        "embed.stablehlo",
+        "embed_example.py",
+        "manifest.json",
+        "notes.txt",
+    }
+    assert "notes.txt" not in printed
+    assert (tmp_path / "outside").read_text() == "mine"
+    (out / "weights.safetensors").write_text("mine")
+    code, _, err = export(capsys, trained["shared"], out, "--format=safetensors")
+    assert code == 1
+    assert "found weights.safetensors, which no export here wrote" in err
+    assert (out / "weights.safetensors").read_text() == "mine"
+
+
 def test_what_cannot_be_exported_is_refused_by_name(trained, tmp_path, capsys):
     def refusal(*flags, out=tmp_path / "out", workdir=trained["shared"]):
         code, _, err = export(capsys, workdir, out, *flags)
@@ -168,6 +216,6 @@ def test_what_cannot_be_exported_is_refused_by_name(trained, tmp_path, capsys):
     full = tmp_path / "full"
     full.mkdir()
     (full / "thesis.tex").write_text("")
-    assert "found thesis.tex; name another" in refusal(out=full)
+    assert "found thesis.tex, which no export here wrote; name another" in refusal(out=full)
     assert "found a file" in refusal(out=full / "thesis.tex")
     assert "could not be written" in refusal(out=full / "thesis.tex" / "below")
