@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bdf_jax.api.model import Model
 
 # As SYSU-MM01 lays its images out: the camera and the identity are in the name.
-CAMERA_AND_IDENTITY = re.compile(r"(?:.*/)?cam(\d{1,6})/(\d{1,9})/[^/]+")
+CAMERA_AND_IDENTITY = re.compile(r"(?:.*/)?cam(\d{1,6})/(\d{1,18})/[^/]+")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,9 +59,9 @@ def run(arguments: argparse.Namespace) -> None:
     matches = [CAMERA_AND_IDENTITY.fullmatch(name) for name in gallery.names.tolist()]
     if all(matches):
         known |= {"cams": np.array([int(match[1]) for match in matches if match], np.int32)}
-        known |= {"pids": np.array([int(match[2]) for match in matches if match], np.int32)}
-    elif all(name.isdecimal() and len(name) < 10 for name in gallery.ids.tolist()):
-        known |= {"pids": gallery.ids.astype(np.int32)}
+        known |= {"pids": np.array([int(match[2]) for match in matches if match], np.int64)}
+    elif all(name.isdecimal() and len(name) <= 18 for name in gallery.ids.tolist()):
+        known |= {"pids": gallery.ids.astype(np.int64)}
     with replaced(out) as file:
         np.savez(
             file,

@@ -269,6 +269,8 @@ def _walk(report: Report, root: Path, folder: str, cam: int, modality: int, pids
             found.append(file)
     except OSError as error:
         report.corrupt.append(Problem(f"{folder}/ cannot be read: {error}", [folder]))
+    except BdfError as error:
+        report.corrupt.append(Problem(str(error), [folder]))
     if not found and folder != llcm.EMPTY_AS_PUBLISHED:
         report.missing.append(Problem(f"{folder}/ has no image of an identity", [folder]))
     return found

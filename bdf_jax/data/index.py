@@ -15,7 +15,7 @@ class ImageIndex:
 
     Attributes:
       names: (N,) str, path relative to the root of the published tree, with "/" between the parts.
-      pids: (N,) int32, identity as the tree numbers it.
+      pids: (N,) int64, identity as the tree numbers it.
       cams: (N,) int32, camera as the tree numbers it (RegDB: 1 visible, 2 thermal).
       modalities: (N,) int8, VISIBLE (0) or INFRARED (1).
     """

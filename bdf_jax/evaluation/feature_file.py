@@ -92,7 +92,7 @@ def load_features(path: str | Path) -> FeatureFile:
             f"{some(unique[counts > 1])}"
         )
     features_ND = _features(path, arrays["features"], names)
-    index = ImageIndex(names, pids.astype(np.int32), cams.astype(np.int32), modality.astype(np.int8))
+    index = ImageIndex(names, pids, cams.astype(np.int32), modality.astype(np.int8))
     flags = {key: _flag(path, key, arrays[key]) if key in arrays else default for key, default in FLAGS.items()}
     similarity = str(arrays["similarity"]) if "similarity" in arrays else None
     if similarity not in (None, "cosine", "dot"):
@@ -142,10 +142,10 @@ def _names(path: Path, names: np.ndarray) -> np.ndarray:
 def _integers(path: Path, key: str, values: np.ndarray, length: int) -> np.ndarray:
     if values.shape != (length,) or values.dtype.kind not in "iub":
         raise BdfError(f"{path}: {key}: expected ({length},) integers, as many as names; found {_kind(values)}")
-    values = values.astype(np.int64)
-    if values.size and (values.min() < -(2**31) or values.max() >= 2**31):
-        raise BdfError(f"{path}: {key}: expected 32-bit integers, found {values.min()} to {values.max()}")
-    return values
+    bits = 64 if key == "pids" else 32
+    if values.size and not (-(2 ** (bits - 1)) <= int(values.min()) <= int(values.max()) < 2 ** (bits - 1)):
+        raise BdfError(f"{path}: {key}: expected {bits}-bit integers, found {values.min()} to {values.max()}")
+    return values.astype(np.int64)
 
 
 def _features(path: Path, features: np.ndarray, names: np.ndarray) -> np.ndarray:

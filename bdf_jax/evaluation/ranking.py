@@ -256,12 +256,12 @@ def rank_scores(scores_QG: np.ndarray, index: ImageIndex, protocol: Protocol) ->
 def _tables(
     index: ImageIndex, protocols: Sequence[Protocol], union: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, list[Galleries]]:
-    """Identity and camera of every image; its identity as 0, 1, ...; and the galleries, as rows of the union."""
+    """Identity as 0, 1, ... and camera of every image; the identity alone; the galleries, as rows of the union."""
     column_N = np.zeros(len(index), np.int32)
     column_N[union] = np.arange(len(union))
     pids, identity_N = np.unique(index.pids, return_inverse=True)
     identity_N = identity_N.astype(np.int32)
-    labels_N2 = np.stack([index.pids, index.cams], axis=1).astype(np.int32)
+    labels_N2 = np.stack([identity_N, index.cams], axis=1).astype(np.int32)
     tables = [pad_galleries(p, identity_N, column_N, identities=len(pids), padding=len(union)) for p in protocols]
     return labels_N2, identity_N, tables
 

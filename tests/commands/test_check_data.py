@@ -210,6 +210,16 @@ def test_a_ruin_still_gets_a_whole_report(tree, capsys, dataset):
     assert not check_tree(dataset, root, progress=False).usable
 
 
+def test_an_identity_of_too_many_digits_is_told(tree, capsys):
+    root = tree("regdb")
+    folder = next((root / "Thermal").iterdir())
+    folder.rename(root / "Thermal" / ("7" * 20))
+    report = as_json(capsys, "regdb", root, "--quick")
+    assert any(f"Thermal/{'7' * 20}: an identity is a number" in problem["what"] for problem in report["corrupt"])
+    (root / "Thermal" / ("7" * 20)).rename(root / "Thermal" / ("7" * 18))
+    assert not as_json(capsys, "regdb", root, "--quick")["corrupt"]
+
+
 def test_quick_finds_empty_files(tree, capsys):
     root = tree("regdb")
     victim = next((root / "Thermal").rglob("*.bmp"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from published_trees import write_image, write_sysu
+from published_trees import write_ids, write_image, write_sysu
 
 from bdf_jax.data import prepare as prepare_module
 from bdf_jax.data.images import decode
@@ -41,6 +41,20 @@ def test_records_keep_the_original_files(dataset, request, tmp_path, capfd):
             assert records.encoded(position) == (root / name).read_bytes()
     out, err = capfd.readouterr()
     assert out + err == ""  # neither TFDS nor ArrayRecord has anything to tell the user
+
+
+def test_records_keep_identities_beyond_32_bits(sysu, tmp_path):
+    import tensorflow_datasets as tfds
+
+    pid = 20230415123
+    for cam in range(1, 7):
+        (sysu / f"cam{cam}" / "0004").rename(sysu / f"cam{cam}" / str(pid)) if cam != 5 else None
+    write_ids(sysu / "exp" / "test_id.txt", [6, pid, 20])
+    tree = read_tree("sysu_mm01", sysu)
+    folder = prepare(tree, tmp_path, progress=False)
+    assert (Records(folder, tree.root).index.pids == pid).sum() == 15
+    raw = tfds.builder_from_directory(folder).as_data_source("test", decoders={"image": tfds.decode.SkipDecoding()})
+    assert max(example["id"] for example in raw) == pid
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".TIFF", ".webp", ".JP2", ".gif", ".ppm"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -162,6 +163,36 @@ def test_an_unreadable_tree_is_no_traceback(sysu, monkeypatch):
     (sysu / "exp" / "val_id.txt").unlink()
     (sysu / "exp" / "val_id.txt").symlink_to(sysu / "exp" / "val_id.txt")
     assert "val_id.txt" in refusal("sysu_mm01", sysu)
+
+
+# Identities of many digits: a date and a number, a vehicle's registration.
+
+
+def renumbered(root: Path, pid: str) -> str:
+    """Gives the first identity of training, trial 1, another number everywhere; the old one."""
+    old = (root / "idx" / "train_visible_1.txt").read_text().split("/")[1]
+    for folder in ("Visible", "Thermal"):
+        (root / folder / old).rename(root / folder / pid)
+    for path in (root / "idx").glob("*.txt"):
+        path.write_text(re.sub(rf"/{old}/", f"/{pid}/", path.read_text()))
+    return old
+
+
+def test_an_identity_may_have_eighteen_digits(regdb):
+    renumbered(regdb, "000202304151230000007")
+    train = read_tree("regdb", regdb).splits["train/1"]
+    assert train.pids.max() == 202304151230000007
+    assert (train.pids == 202304151230000007).sum() == 4
+
+
+def test_one_of_nineteen_digits_is_named(regdb, sysu):
+    renumbered(regdb, "1" * 19)
+    assert f"folder {regdb}/Visible/{'1' * 19}: an identity is a number of at most 18 digits" in refusal("regdb", regdb)
+    path = sysu / "exp" / "train_id.txt"
+    path.write_text(path.read_text() + "9" * 5000)
+    message = refusal("sysu_mm01", sysu)
+    assert f"{path}: an identity is a number of at most 18 digits, found 5000 digits" in message
+    assert len(message) < 500
 
 
 # Incomplete trees.

@@ -146,6 +146,15 @@ def test_what_is_wrong_in_a_file_is_named(small, change, said):
     assert str(path) in str(caught.value)
 
 
+def test_identities_beyond_32_bits_are_kept(small):
+    path, arrays = small
+    np.savez(path, **{**arrays, "pids": arrays["pids"].astype(np.uint64) + 20230415000})
+    np.testing.assert_array_equal(load_features(path).index.pids, arrays["pids"].astype(np.int64) + 20230415000)
+    np.savez(path, **{**arrays, "pids": arrays["pids"].astype(np.uint64) + 2**63})
+    with pytest.raises(BdfError, match="pids: expected 64-bit integers, found 9223372036854775809 to"):
+        load_features(path)
+
+
 def test_files_that_are_no_feature_files(tmp_path):
     np.save(tmp_path / "one.npy", np.zeros(3))
     (tmp_path / "text.npz").write_text("not a zip file")
@@ -257,7 +266,8 @@ def test_a_regdb_tree_tells_the_identities_of_each_trial(tmp_path):
         for trial, tested in ((1, (1, 2, 3)), (2, (4, 5, 6))):
             for role in ("train", "test"):
                 rows = (everyone.modalities == modality) & (np.isin(everyone.pids, tested) == (role == "test"))
-                lines = [f"{name} 0\n" for name in everyone.names[rows].tolist()]
+                listed = everyone.select(rows)
+                lines = [f"{name} {pid}\n" for name, pid in zip(listed.names, listed.pids, strict=True)]
                 lists[f"idx/{role}_{part}_{trial}.txt"] = "".join(lines)
     write_tree(tmp_path / "tree", everyone, lists)
     index = everyone.select(everyone.pids > 3)

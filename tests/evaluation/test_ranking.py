@@ -1,5 +1,6 @@
 """The counting rank: any scores, any blocks, any number of devices."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -66,6 +67,20 @@ def test_blocks_do_not_change_anything():
                 np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
             for field in ("ap_TQ", "inp_TQ"):  # sums of a few float32 numbers, in any order
                 np.testing.assert_allclose(getattr(a, field), getattr(b, field), rtol=1e-6)
+
+
+def test_identities_may_be_of_any_length():
+    """They differ in their upper 32 bits alone; LLCM's protocol compares identities, not only matches."""
+    index = definitions.small_llcm(seed=3, ids=12)
+    features_ND = definitions.coarse_features(index, seed=4)
+    long = dataclasses.replace(index, pids=index.pids.astype(np.int64) << 32)
+    for a, b in zip(
+        ranking.rank_all(features_ND, index, protocols_for("llcm", index)),
+        ranking.rank_all(features_ND, long, protocols_for("llcm", long)),
+        strict=True,
+    ):
+        for field in ("rank_TQ", "valid_TQ", "ap_TQ", "inp_TQ"):
+            np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
 
 
 def test_equal_features_have_equal_scores_wherever_they_stand():

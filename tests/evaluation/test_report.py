@@ -128,6 +128,14 @@ def test_ranked_lists_are_the_ranking_that_was_measured(dataset, index, ignores,
     assert some_ignored
 
 
+def test_ranked_lists_compare_identities_of_any_length():
+    """The same people, whose numbers differ beyond 32 bits alone; LLCM's protocol ignores by identity, too."""
+    one = evaluated(definitions.small_llcm(seed=2, ids=30), "llcm", trial=0)
+    long = dataclasses.replace(one, index=dataclasses.replace(one.index, pids=one.index.pids.astype(np.int64) << 32))
+    for a, b in zip(*(measures.ranked_lists(each, each=3, length=8) for each in (one, long)), strict=True):
+        assert (a.rows.tolist(), a.hits.tolist(), a.ignored) == (b.rows.tolist(), b.hits.tolist(), b.ignored)
+
+
 def test_queries_are_the_best_the_middle_and_the_worst_and_nobody_twice():
     ap = np.array([0.9, 0.8, 0.1, 0.7, 0.5, 0.6, 0.99, 0.2, 0.3, 0.4, 1.0])
     pid = np.array([1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10])

@@ -30,7 +30,7 @@ def features() -> tfds.features.FeaturesDict:
     return tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(),
-            "id": np.int32,
+            "id": np.int64,
             "camera": np.int32,
             "modality": tfds.features.ClassLabel(names=["visible", "infrared"]),
             "path": tfds.features.Text(),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bdf_jax.data.images import SUFFIXES
-from bdf_jax.data.trees.tree import ImageFile, Layout, listing, some
+from bdf_jax.data.trees.tree import ImageFile, Layout, identity, listing, some
 from bdf_jax.errors import BdfError
 
 
@@ -46,7 +46,7 @@ def read_ids(layout: Layout, root: Path, name: str) -> list[int]:
             f"{root / name}: expected comma-separated identities such as 1,2,4,5; found {found}. "
             "Restore the file from the published archive."
         )
-    return sorted({int(word) for word in words})
+    return sorted({identity(word, str(root / name)) for word in words})
 
 
 class Line(NamedTuple):
@@ -84,7 +84,8 @@ def read_lines(layout: Layout, root: Path, name: str, folder: str) -> list[Line]
                 f"{root / name}, line {number}: expected '{folder}/<identity>/<image> <label>', found {line[:80]!r}. "
                 "Restore the file from the published archive."
             )
-        rows.append(Line("/".join(parts), int(parts[1]), label.lstrip("0") or "0", name, number))
+        pid = identity(parts[1], f"{root / name}, line {number}")
+        rows.append(Line("/".join(parts), pid, label.lstrip("0") or "0", name, number))
     if not rows:
         raise BdfError(
             f"{root / name}: expected lines 'path label', found none. Restore it from the published archive."

@@ -16,6 +16,7 @@ from bdf_jax.data.index import INFRARED, VISIBLE, ImageIndex
 from bdf_jax.errors import BdfError
 from bdf_jax.paths import local_path
 
+DIGITS = 18  # of an identity: every such number has a place in 64 bits
 DEMO = "Without the data set, `--config=configs/demo.py` runs on a synthetic world in the same layout."
 
 
@@ -149,16 +150,34 @@ def some(things: Iterable[object], limit: int = 10) -> str:
     return ", ".join(shown[:limit]) + (f", ... ({len(shown)} in all)" if len(shown) > limit else "")
 
 
+def identity(digits: str, where: str) -> int:
+    """An identity from its digits.
+
+    Raises:
+      BdfError: more of them than a 64-bit number holds; names `where`.
+    """
+    if len(digits.lstrip("0")) > DIGITS:
+        raise BdfError(
+            f"{where}: an identity is a number of at most {DIGITS} digits, found {len(digits)} digits "
+            f"({digits[:40]}{'...' * (len(digits) > 40)}). Number the people otherwise, in folders and lists alike."
+        )
+    return int(digits)
+
+
 def walk_identities(
     root: Path, folder: str, cam: int, modality: int, pids: set[int] | None = None
 ) -> Iterator[ImageFile]:
-    """Images of `folder`/<identity>/ in any order; of all identities or of `pids`."""
+    """Images of `folder`/<identity>/ in any order; of all identities or of `pids`.
+
+    Raises:
+      BdfError: a folder whose identity has too many digits.
+    """
     for entry in entries(root / folder):
         if not (entry.name.isascii() and entry.name.isdigit() and entry.is_dir()):
             continue
-        pid = int(entry.name)
-        if pids is not None and pid not in pids:
+        if pids is not None and int(entry.name) not in pids:
             continue
+        pid = identity(entry.name, f"folder {root / folder / entry.name}")
         for image in entries(entry.path):
             if not named_like_an_image(image.name) or image.is_dir():
                 continue
@@ -221,7 +240,7 @@ def _name(file: ImageFile) -> str:
 def _index(files: list[ImageFile]) -> ImageIndex:
     return ImageIndex(
         names=np.array([file.name for file in files], dtype=np.str_),
-        pids=np.array([file.pid for file in files], dtype=np.int32),
+        pids=np.array([file.pid for file in files], dtype=np.int64),
         cams=np.array([file.cam for file in files], dtype=np.int32),
         modalities=np.array([file.modality for file in files], dtype=np.int8),
     )

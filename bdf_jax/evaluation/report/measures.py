@@ -215,7 +215,8 @@ def ranked_lists(evaluated: Evaluated, *, each: int = 3, length: int = 10) -> li
         scores_QG = np.asarray(
             jnp.matmul(evaluated.vectors(queries), evaluated.vectors(gallery).T, precision=precision)
         )
-    labels_N2 = np.stack([index.pids, index.cams], axis=1).astype(np.int32)
+    identity_N = np.unique(index.pids, return_inverse=True)[1]  # those of a tree may not fit into 32 bits
+    labels_N2 = np.stack([identity_N, index.cams], axis=1).astype(np.int32)
     keys_GQ = np.asarray(
         ranking.keys_of_scores(
             jnp.asarray(scores_QG.T),
