@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bdf_jax.errors import BdfError
+from bdf_jax.names import legible
 from bdf_jax.paths import local_path
 
 
@@ -64,15 +65,18 @@ def replaced(path: str | os.PathLike[str], failure: str = "") -> Iterator[IO[byt
 
 
 def write_json(path: str | os.PathLike[str], value: Any, failure: str = "") -> None:
-    """Writes a value as JSON; arguments and errors as in `replaced`, and ValueError for NaN and infinities."""
+    """Writes a value as JSON; arguments and errors as in `replaced`, and ValueError for NaN and infinities.
+
+    Names that no encoding takes are escaped.
+    """
     with replaced(path, failure) as out:
-        out.write((json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+        out.write((json.dumps(legible(value), indent=2, allow_nan=False) + "\n").encode())
 
 
 def write_text(path: str | os.PathLike[str], text: Any) -> None:
     """Writes a text file in UTF-8; names that are not UTF-8 are escaped."""
     with replaced(path) as out:
-        out.write(str(text).encode("utf-8", "backslashreplace"))
+        out.write(legible(str(text)).encode())
 
 
 def _file(path: str | os.PathLike[str], failure: str) -> Path:

@@ -9,22 +9,24 @@ from pathlib import Path
 
 from bdf_jax.config import DataConfig
 from bdf_jax.errors import BdfError
+from bdf_jax.names import legible
 
 # Of at least two letters, as one is a drive; a single slash, as a Path makes one of two.
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 
 
-def local_path(path: str | os.PathLike[str], what: str = "", expected: str = "a path") -> Path:
+def local_path(path: str | os.PathLike[str], what: str = "", expected: str = "a path", *, utf8: bool = False) -> Path:
     """The path with its `~` expanded.
 
     Args:
       path: as it was given.
       what: the flag or field that it was given to, for the message; may be empty.
       expected: what it is the path of, for the message.
+      utf8: whether libraries that know no other names write or read there: checkpoints and records.
 
     Raises:
       BdfError: a bucket, a web address or anything else with a scheme, which would silently become a folder "gs:" of
-        the current one; a `~` without a home; no path at all.
+        the current one; a `~` without a home; no path at all; with `utf8`, a name of other bytes.
     """
     start = f"{what}=" if what else ""
     if not isinstance(path, (str, os.PathLike)):
@@ -38,19 +40,24 @@ def local_path(path: str | os.PathLike[str], what: str = "", expected: str = "a 
             f"{start}{text}: expected a path on this machine, found a {found}:// address, which is not supported; "
             f"{advice} (for a folder that is really called {scheme[1]}: write its absolute path)"
         )
+    if utf8 and legible(os.path.abspath(text)) != os.path.abspath(text):
+        raise BdfError(
+            f"{start}{text}: the name is not UTF-8, and checkpoints and records cannot be kept under such a name; "
+            "choose another folder, or rename it"
+        )
     expanded = os.path.expanduser(text)
     if expanded == text and text.startswith("~") and "/" in text:
         raise BdfError(f"{start}{text}: the home of {text.partition('/')[0]} is not known here; write the whole path")
     return Path(expanded)
 
 
-def check_local(what: str, paths: Iterable[str]) -> None:
+def check_local(what: str, paths: Iterable[str], *, utf8: bool = False) -> None:
     """Refuses what `local_path` refuses, before the work that comes first; one that is empty says nothing."""
     for path in filter(None, paths):
-        local_path(path, what)
+        local_path(path, what, utf8=utf8)
 
 
 def check_data_places(config: DataConfig) -> None:
     """Refuses what `local_path` refuses, of a configuration's places."""
     check_local("data.root", [config.root])
-    check_local("data.dir", [config.dir])
+    check_local("data.dir", [config.dir], utf8=True)

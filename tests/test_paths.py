@@ -55,6 +55,19 @@ def test_a_home_is_filled_in_and_one_that_is_not_there_is_told(monkeypatch):
         local_path(3)
 
 
+@pytest.mark.parametrize("place", ["data.dir", "workdir", "model"])
+def test_a_folder_of_checkpoints_or_records_needs_a_name_in_utf8(place):
+    """The libraries that write there take no other; the images may lie where they like."""
+    name = os.fsdecode("男".encode("gbk"))
+    action = {
+        "data.dir": lambda: open_dataset(vary(Config(), {"data.dir": f"/none/{name}"}).data),
+        "workdir": lambda: run(Config(), f"/none/{name}"),
+        "model": lambda: bdf_jax.load(f"/none/{name}"),
+    }[place]
+    with pytest.raises(BdfError, match=r"\\udcc4\\udcd0: the name is not UTF-8"):
+        action()
+
+
 def command(module, *words):
     import argparse
 

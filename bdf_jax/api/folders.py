@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from bdf_jax.data.images import SUFFIXES, named_like_an_image
 from bdf_jax.errors import BdfError
+from bdf_jax.names import printable
 
 
 def list_images(folder: str, unreadable: list[str] | None = None) -> list[str]:
@@ -64,11 +65,6 @@ def from_here(path: str) -> str:
     """A path as it is shown: relative where it lies below the current folder."""
     relative = os.path.relpath(path) if path else ""
     return printable(path if relative.startswith("..") else relative)
-
-
-def printable(name: str) -> str:
-    """A name on one line, in characters that can be written: others as Python escapes them."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def _walk(root: str, inside: str, seen: set[str], unreadable: list[str] | None) -> Iterator[tuple[str, bool]]:

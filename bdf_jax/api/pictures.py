@@ -27,9 +27,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bdf_jax.api.folders import join, list_images, printable
+from bdf_jax.api.folders import join, list_images
 from bdf_jax.data.images import formats
 from bdf_jax.errors import BdfError
+from bdf_jax.names import printable
 from bdf_jax.paths import local_path
 
 LIMIT = 89_478_485  # pixels; beyond it Pillow, too, suspects a decompression bomb

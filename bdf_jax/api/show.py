@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bdf_jax.api.folders import printable
+from bdf_jax.names import printable
 
 HEIGHT = 96  # of a tile, pixels
 MOST = 12  # tiles in a strip

@@ -48,7 +48,7 @@ def load_metadata(path: str | os.PathLike[str], step: int | None = None) -> Meta
 
 def _find(path: str | os.PathLike[str], step: int | None) -> tuple[Path, int]:
     """The folder of the checkpoints and the step that is meant."""
-    given = local_path(path, expected="the path of a work folder or a checkpoint").absolute()
+    given = local_path(path, expected="the path of a work folder or a checkpoint", utf8=True).absolute()
     try:
         return _look_for(given, step)
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -56,7 +56,7 @@ def run_table(rows: Mapping[str, Config], seeds: Sequence[int], workdir: Path, *
     Raises:
       BdfError: see `run_jobs`; or some runs failed, after all others were done.
     """
-    folder = local_path(workdir, "--workdir").absolute()
+    folder = local_path(workdir, "--workdir", utf8=True).absolute()
     jobs = {
         (name, seed): Job(
             f"{name}, seed {seed}",

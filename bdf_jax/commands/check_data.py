@@ -10,12 +10,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bdf_jax.data.check import Problem, Report, check_tree
+from bdf_jax.data.check import check_tree
+from bdf_jax.data.findings import Problem, Report
 from bdf_jax.data.index import VISIBLE
 from bdf_jax.data.trees import LAYOUTS, read_tree
 from bdf_jax.data.trees import sysu_mm01 as sysu_tree
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.gallery import shipped_picks, tree_picks
+from bdf_jax.names import legible
 
 SHOWN = 10  # names and problems of a kind on the screen; the JSON has all
 
@@ -35,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     source = LAYOUTS[report.dataset].source
     if arguments.json:
         values = dataclasses.asdict(report) | {"usable": report.usable, "source": source, "galleries": galleries}
-        print(json.dumps(values, indent=2))
+        print(json.dumps(legible(values), indent=2))
     else:
         _print(report, source, galleries)
     if not report.usable:

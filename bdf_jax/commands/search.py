@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import warnings
@@ -37,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Prints a table of the results; every file that is asked for is checked before the work."""
     from bdf_jax.api.model import SkippedImages, modality_number
-    from bdf_jax.output import check_output, write_text
+    from bdf_jax.output import check_output, write_json, write_text
     from bdf_jax.paths import check_local
 
     check_local("--model", [arguments.model])
@@ -69,7 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
     for line in found.skipped:
         print(f"skipped: {line}", file=sys.stderr)
     if arguments.json:
-        write_text(arguments.json, json.dumps(found.lists(), indent=2) + "\n")
+        write_json(arguments.json, found.lists())
     if arguments.html:
         from bdf_jax.api.show import page
 
@@ -88,7 +87,7 @@ def print_table(found: Ranked) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from bdf_jax.api.folders import printable
+    from bdf_jax.names import printable
 
     table = Table("query", "rank", "score", "id", "name")
     for each in found.lists():

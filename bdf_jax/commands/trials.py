@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
             "data set use `python -m bdf_jax ablation --configs=FILE --seeds=0,1,2`"
         )
     trials = _numbers(arguments.trials)
-    folder = local_path(arguments.workdir, "--workdir").absolute()
+    folder = local_path(arguments.workdir, "--workdir", utf8=True).absolute()
     path = check_output(arguments.json, "--json") if arguments.json else folder / "trials.json"
     jobs = [Job(f"trial {t}", folder / f"trial-{t}", vary(config, {"data.trial": t})) for t in trials]
     results, failures = run_jobs(jobs)

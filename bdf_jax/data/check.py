@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-import dataclasses
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bdf_jax.data.findings import Problem, Report
 from bdf_jax.data.images import cores, verify
 from bdf_jax.data.index import INFRARED, VISIBLE
 from bdf_jax.data.published import published
@@ -27,48 +27,12 @@ from bdf_jax.data.trees.tree import (
 )
 from bdf_jax.data.world.write import RECORD
 from bdf_jax.errors import BdfError
+from bdf_jax.names import printable
 from bdf_jax.paths import local_path
 from bdf_jax.progress import bar
 
 ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".xz", ".bz2")
 WORDS = {VISIBLE: "visible", INFRARED: "infrared"}
-
-
-@dataclasses.dataclass
-class Problem:
-    """Something missing or corrupt: what, and the names it is about (relative to the root)."""
-
-    what: str
-    names: list[str] = dataclasses.field(default_factory=list)
-
-
-@dataclasses.dataclass
-class Report:
-    """What a tree holds and lacks.
-
-    Attributes:
-      dataset: "sysu_mm01", "regdb" or "llcm".
-      root: of the tree, absolute.
-      synthetic: whether it is a world that this project wrote.
-      counts: rows of split, camera, modality, images, identities, with the published numbers where there are any.
-      missing, corrupt: what training or evaluation would stumble over.
-      warnings: what differs from the published data set and can be used all the same.
-      decoded: images whose every pixel was decoded.
-    """
-
-    dataset: str
-    root: str
-    synthetic: bool = False
-    counts: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    missing: list[Problem] = dataclasses.field(default_factory=list)
-    corrupt: list[Problem] = dataclasses.field(default_factory=list)
-    warnings: list[str] = dataclasses.field(default_factory=list)
-    decoded: int = 0
-
-    @property
-    def usable(self) -> bool:
-        """Whether nothing is missing or corrupt."""
-        return not self.missing and not self.corrupt
 
 
 def check_tree(dataset: str, root: str | os.PathLike[str], *, decode: bool = True, progress: bool = True) -> Report:
@@ -171,7 +135,9 @@ def _sysu_gaps(report: Report, files: Sequence[ImageFile], expected: dict[tuple[
         if stem.isdecimal():
             numbers[file.cam, file.pid].add(int(stem))
         else:
-            report.warnings.append(f"{file.name}: the name is not a number, as the official galleries need it")
+            report.warnings.append(
+                f"{printable(file.name)}: the name is not a number, as the official galleries need it"
+            )
     counts = expected or {key: max(found) for key, found in numbers.items()}
     absent = [
         f"cam{cam}/{pid:04d}/{k:04d}.jpg"
@@ -330,11 +296,11 @@ def _look_at_images(root: Path, files: Sequence[ImageFile], report: Report, deco
 
     def fault(file: ImageFile) -> Problem | None:
         try:
-            verify((root / file.name).read_bytes(), file.name)
+            verify((root / file.name).read_bytes(), printable(file.name))
         except BdfError as error:
             return Problem(str(error), [file.name])
         except OSError as error:
-            return Problem(f"{file.name}: cannot be read: {error.strerror or error}", [file.name])
+            return Problem(f"{printable(file.name)}: cannot be read: {error.strerror or error}", [file.name])
         return None
 
     pool = concurrent.futures.ThreadPoolExecutor(cores())

@@ -15,6 +15,7 @@ from bdf_jax.data.prepare import disk_errors, locked, prepare
 from bdf_jax.data.records import Records
 from bdf_jax.data.trees import LAYOUTS, Tree, merge, read_tree
 from bdf_jax.errors import BdfError
+from bdf_jax.names import as_bytes
 from bdf_jax.paths import check_data_places, local_path
 
 
@@ -114,7 +115,7 @@ def _fingerprint(indices: dict[str, ImageIndex]) -> str:
         index = indices.get(role)
         if index is not None:
             rows = zip(index.names, index.pids, index.cams, index.modalities, strict=True)
-            digest.update("".join(f"\n{name}\t{pid}\t{cam}\t{mod}" for name, pid, cam, mod in rows).encode())
+            digest.update(as_bytes("".join(f"\n{name}\t{pid}\t{cam}\t{mod}" for name, pid, cam, mod in rows)))
     return digest.hexdigest()
 
 

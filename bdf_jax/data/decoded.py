@@ -29,6 +29,7 @@ from bdf_jax.data.images import cores, decode, decoder_version
 from bdf_jax.data.prepare import disk_errors, full_disk, locked
 from bdf_jax.data.records import Records
 from bdf_jax.errors import BdfError
+from bdf_jax.names import printable
 from bdf_jax.paths import local_path
 from bdf_jax.progress import bar
 
@@ -140,7 +141,7 @@ def open_decoded(
 def pixels(records: Records, position: int, encoded: bytes, size: tuple[int, int]) -> np.ndarray:
     """`images.decode` of a record; raises BdfError naming records and image where it is damaged."""
     try:
-        return decode(encoded, str(records.index.names[position]), size)
+        return decode(encoded, printable(str(records.index.names[position])), size)
     except BdfError as error:
         raise records.damaged(position, str(error)) from error
 

@@ -40,7 +40,7 @@ def prepare(tree: Tree, data_dir: str | os.PathLike[str], *, progress: bool = Tr
     Raises:
       BdfError: an image that cannot be decoded, a full disk, a folder that cannot be written.
     """
-    home = Path(os.path.abspath(local_path(data_dir, "data.dir"))) / "prepared" / tree.dataset
+    home = Path(os.path.abspath(local_path(data_dir, "data.dir", utf8=True))) / "prepared" / tree.dataset
     done = home / tree.key
     if (done / INDEX).is_file():
         return done
@@ -150,7 +150,7 @@ def full_disk(folder: Path, found: str, also: str = "") -> BdfError:
 
 def main(dataset: str, root: str, data_dir: str, progress: bool = True) -> Path:
     """What the command does: reads and checks the whole tree (of RegDB, every trial), then prepares it."""
-    local_path(data_dir, "--dir")  # before the whole tree is read
+    local_path(data_dir, "--dir", utf8=True)  # before the whole tree is read
     tree = read_tree(dataset, root)
     folder = prepare(tree, data_dir, progress=progress)
     counts = ", ".join(f"{len(index):,} {part}" for part, index in tree.parts.items())

@@ -12,6 +12,7 @@ import numpy as np
 
 from bdf_jax.data.index import ImageIndex
 from bdf_jax.errors import BdfError
+from bdf_jax.names import as_bytes, from_bytes, printable
 
 INDEX = "index.npz"
 
@@ -74,12 +75,12 @@ class Records:
             if self._source is None:
                 self._open()
             feature = self._parse(self._source[int(position)]).features.feature
-            if feature["path"].bytes_list.value[0].decode() == name:
+            if feature["path"].bytes_list.value[0] == as_bytes(name):
                 return feature["image"].bytes_list.value[0]
             found = "another image"
         except Exception as error:  # ArrayRecord and protobuf raise many types on damaged files
             found = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise self._damaged(f"the record of image {Path(self.root) / name} holds {found}")
+        raise self._damaged(f"the record of image {self._shown(position)} holds {found}")
 
     def encoded_all(self, positions: Sequence[int] | np.ndarray) -> list[bytes]:
         """`encoded` of several positions, at a quarter of the cost of each: a look-up costs more than an image."""
@@ -88,14 +89,17 @@ class Records:
             if self._source is None:
                 self._open()
             features = [self._parse(record).features.feature for record in self._source.__getitems__(wanted)]
-            names = [feature["path"].bytes_list.value[0].decode() for feature in features]
+            names = [from_bytes(feature["path"].bytes_list.value[0]) for feature in features]
             if names == self.index.names[wanted].tolist():
                 return [feature["image"].bytes_list.value[0] for feature in features]
         return [self.encoded(position) for position in wanted]
 
     def damaged(self, position: int, found: str) -> BdfError:
         """The error for a record that can be read but not used."""
-        return self._damaged(f"the record of image {Path(self.root) / str(self.index.names[position])}: {found}")
+        return self._damaged(f"the record of image {self._shown(position)}: {found}")
+
+    def _shown(self, position: int) -> str:
+        return printable(str(Path(self.root) / str(self.index.names[position])))
 
     def _open(self) -> None:
         with self._lock:

@@ -185,7 +185,7 @@ def _claimed_by_first(workdir: str | Path, config: Config) -> Iterator[Path]:
     """
     with contextlib.ExitStack() as stack:
         distributed.on_first(lambda: str(stack.enter_context(claimed(workdir, config))))
-        folder = local_path(workdir, "--workdir").absolute()
+        folder = local_path(workdir, "--workdir", utf8=True).absolute()
         until = time.monotonic() + VISIBLE_SECONDS
         while not (folder / "config.json").exists():
             if time.monotonic() > until:

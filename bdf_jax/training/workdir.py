@@ -44,7 +44,7 @@ def claimed(workdir: str | Path, config: Config) -> Iterator[Path]:
     Raises:
       BdfError: the folder cannot be written, belongs to another configuration, or another process is using it.
     """
-    path = local_path(workdir, "--workdir").absolute()
+    path = local_path(workdir, "--workdir", utf8=True).absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = open(path / LOCK, "w")  # noqa: SIM115  open for as long as the folder is ours

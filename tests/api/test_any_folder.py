@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bdf_jax.api.folders import list_images, printable
+from bdf_jax.api.folders import list_images
 from bdf_jax.errors import BdfError
+from bdf_jax.names import printable
 
 ROOT = Path(__file__).parents[2]
 

@@ -131,6 +131,7 @@ def test_names_that_a_terminal_could_misread(run, tmp_path):
         Image.new("RGB", (8, 16), "green").save(os.path.join(folder, b"0.png"))
     page = tmp_path / "p.html"
     command = ["search", f"--model={run}", f"--gallery={tmp_path / 'g'}", f"--query={tmp_path / 'g'}", f"--html={page}"]
+    command.append(f"--json={tmp_path / 'f.json'}")
     done = subprocess.run(
         [sys.executable, "-m", "bdf_jax", *command],
         env=os.environ | {"PYTHONIOENCODING": "ascii"},
@@ -142,3 +143,4 @@ def test_names_that_a_terminal_could_misread(run, tmp_path):
     for name in (rb"[red]x[/red]/0.png", rb"new\nline/0.png", rb"latin-\udce9/0.png", rb"\x1b[31mred/0.png"):
         assert name in done.stdout
     assert page.read_text(encoding="utf-8").count("<img ") == 4 * 5
+    assert r"latin-\udce9/0.png" in {found["query"] for found in json.loads((tmp_path / "f.json").read_text())}

@@ -1,6 +1,7 @@
 """`python -m bdf_jax check-data`: what is said of trees that are whole, damaged, elsewhere or something else."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -218,6 +219,18 @@ def test_an_identity_of_too_many_digits_is_told(tree, capsys):
     assert any(f"Thermal/{'7' * 20}: an identity is a number" in problem["what"] for problem in report["corrupt"])
     (root / "Thermal" / ("7" * 20)).rename(root / "Thermal" / ("7" * 18))
     assert not as_json(capsys, "regdb", root, "--quick")["corrupt"]
+
+
+def test_names_in_another_encoding_are_told_escaped(tree, capsys):
+    root = tree("regdb")
+    victim = next((root / "Thermal").rglob("*.bmp"))
+    name = os.fsdecode("男人\033[1m.bmp".encode("gbk"))
+    (victim.parent / name).write_bytes(b"BM")
+    shown = f"Thermal/{victim.parent.name}/\\udcc4\\udcd0\\udcc8\\udccb\\x1b[1m.bmp"
+    assert names_of(as_json(capsys, "regdb", root)["corrupt"]) == {shown}
+    code, out, _ = command(capsys, "--dataset=regdb", f"--root={root}")
+    assert code == 1
+    assert f"corrupt: {shown}: expected an image" in out
 
 
 def test_quick_finds_empty_files(tree, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -55,6 +56,16 @@ def write_regdb(root: Path, identities: int = 8, images: int = 2, trials: int = 
                     )
                 )
     return root
+
+
+def rename_in_gbk(root: Path) -> str:
+    """Calls a RegDB tree's images as an archive from a Chinese Windows does, in the lists too; one of the names."""
+    old, new = "male", os.fsdecode("男人".encode("gbk"))
+    for path in sorted(root.rglob("*.bmp")):
+        path.rename(path.with_name(path.name.replace(old, new)))
+    for path in (root / "idx").glob("*.txt"):
+        path.write_bytes(path.read_bytes().replace(old.encode(), os.fsencode(new)))
+    return f"Visible/1/{new}_front_v_00000_1.bmp"
 
 
 def write_llcm(root: Path, train: tuple[int, ...] = (1, 4, 6), test: tuple[int, ...] = (2, 3)) -> Path:

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from published_trees import write_ids, write_image, write_sysu
+from published_trees import rename_in_gbk, write_ids, write_image, write_regdb, write_sysu
 
+from bdf_jax.config import DataConfig
 from bdf_jax.data import prepare as prepare_module
+from bdf_jax.data.dataset import open_dataset
 from bdf_jax.data.images import decode
 from bdf_jax.data.prepare import prepare
 from bdf_jax.data.records import INDEX, Records
@@ -55,6 +57,33 @@ def test_records_keep_identities_beyond_32_bits(sysu, tmp_path):
     assert (Records(folder, tree.root).index.pids == pid).sum() == 15
     raw = tfds.builder_from_directory(folder).as_data_source("test", decoders={"image": tfds.decode.SkipDecoding()})
     assert max(example["id"] for example in raw) == pid
+
+
+def test_names_in_another_encoding_are_kept_byte_for_byte(tmp_path):
+    root = write_regdb(tmp_path / os.fsdecode("数据".encode("gbk")))
+    name = rename_in_gbk(root)
+    config = DataConfig(dataset="regdb", root=str(root), dir=str(tmp_path / "dir"), identities=2, trial=1)
+    data = open_dataset(config, progress=False)
+    assert sorted(map(len, (data.train, data.test))) == [16, 16]
+    records = data.train.records
+    position = records.positions(np.array([name]))[0]
+    assert records.encoded(position) == records.encoded_all([position])[0] == (root / name).read_bytes()
+    assert data.fingerprint == open_dataset(config, progress=False).fingerprint
+
+
+def test_a_damaged_image_in_another_encoding_is_named_escaped(regdb, tmp_path):
+    name = rename_in_gbk(regdb)
+    (regdb / name).write_bytes(b"BM")
+    with pytest.raises(
+        BdfError, match=r"Visible/1/\\udcc4\\udcd0\\udcc8\\udccb_front_v_00000_1.bmp: expected"
+    ) as caught:
+        prepare(read_tree("regdb", regdb), tmp_path / "dir", progress=False)
+    assert str(caught.value).encode()
+    list_ = regdb / "idx" / "train_visible_1.txt"
+    list_.write_bytes(list_.read_bytes().replace(b"_00001_", b"_00009_"))
+    with pytest.raises(BdfError, match=r"of which 4 are missing: Visible/\d/\\udcc4") as caught:
+        read_tree("regdb", regdb)
+    assert str(caught.value).encode()
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".TIFF", ".webp", ".JP2", ".gif", ".ppm"])

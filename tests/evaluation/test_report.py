@@ -361,6 +361,14 @@ def test_names_from_files_are_text_and_nothing_else(feature_file, tmp_path):
     assert "give --root=TREE" in text
 
 
+def test_names_that_no_encoding_takes_are_escaped_on_the_page(feature_file, tmp_path):
+    index = definitions.small_regdb(ids=9)
+    index = dataclasses.replace(index, names=np.char.add(index.names, "\udcc4"))
+    path = feature_file("a.npz", index)
+    rows = feature_rows.evaluate_files("regdb", path)
+    assert ".bmp\\udcc4" in report_features(tmp_path / "report", rows, "regdb", path).read_text(encoding="utf-8")
+
+
 def test_a_comparison_over_several_splits(feature_file, tmp_path):
     index = definitions.small_regdb(ids=9)
     for trial, seed in itertools.product((1, 2), (0, 5)):

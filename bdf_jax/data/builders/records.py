@@ -18,11 +18,12 @@ from bdf_jax.data.images import cores, verify
 from bdf_jax.data.index import ImageIndex
 from bdf_jax.data.trees import Tree
 from bdf_jax.errors import BdfError
+from bdf_jax.names import as_bytes, printable
 from bdf_jax.progress import bar as progress_bar
 
 SHARD_BYTES = 64 << 20  # TFDS keeps the examples of one shard in memory until the shard is written
 READ_AHEAD = 256  # images read and checked ahead of the writer
-Example = tuple[str, dict[str, Any]]
+Example = tuple[bytes, dict[str, Any]]
 
 
 def features() -> tfds.features.FeaturesDict:
@@ -85,7 +86,7 @@ class _Progress:
                     self._bad.append(str(error))
                 self._bar.update()
                 if not self._bad:
-                    yield str(index.names[row]), _example(index, row, encoded)
+                    yield as_bytes(str(index.names[row])), _example(index, row, encoded)
         self._left -= 1
         if self._left == 0:
             self._bar.close()
@@ -109,12 +110,12 @@ def _slices(tree: Tree, part: str, index: ImageIndex) -> list[np.ndarray]:
 
 
 def _read_checked(root: Path, name: str) -> bytes:
-    path = root / name
+    path, shown = root / name, printable(str(root / name))
     try:
         encoded = path.read_bytes()
     except OSError as error:
-        raise BdfError(f"{path}: cannot be read: {error.strerror}") from error
-    verify(encoded, str(path))
+        raise BdfError(f"{shown}: cannot be read: {error.strerror}") from error
+    verify(encoded, shown)
     return encoded
 
 
@@ -124,7 +125,7 @@ def _example(index: ImageIndex, row: int, encoded: bytes) -> dict[str, Any]:
         "id": int(index.pids[row]),
         "camera": int(index.cams[row]),
         "modality": int(index.modalities[row]),
-        "path": str(index.names[row]),
+        "path": as_bytes(str(index.names[row])),
     }
 
 

@@ -12,8 +12,14 @@ from bdf_jax.data.trees.tree import ImageFile, Layout, identity, listing, some
 from bdf_jax.errors import BdfError
 
 
-def read_text(layout: Layout, root: Path, name: str) -> str:
+def read_text(layout: Layout, root: Path, name: str, errors: str = "strict") -> str:
     """A list that belongs to the tree.
+
+    Args:
+      layout: of the tree.
+      root: of the tree.
+      name: of the list, relative to the root.
+      errors: "surrogateescape" where the list names files, whose names may be any bytes.
 
     Raises:
       BdfError: it is missing or is not text.
@@ -26,7 +32,7 @@ def read_text(layout: Layout, root: Path, name: str) -> str:
             f"unpack it again. {layout.source}"
         )
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig", errors=errors)
     except UnicodeDecodeError as error:
         raise BdfError(f"{path}: expected a text file, found other bytes ({error.reason}); unpack it again") from error
 
@@ -74,7 +80,7 @@ def read_lines(layout: Layout, root: Path, name: str, folder: str) -> list[Line]
       BdfError: missing, empty or malformed, or a path outside `folder`/<identity>/.
     """
     rows = []
-    for number, line in enumerate(read_text(layout, root, name).splitlines(), start=1):
+    for number, line in enumerate(read_text(layout, root, name, "surrogateescape").split("\n"), start=1):
         if not line.strip():
             continue
         path, _, label = line.strip().rpartition(" ")

@@ -14,6 +14,7 @@ import numpy as np
 from bdf_jax.data.images import named_like_an_image
 from bdf_jax.data.index import INFRARED, VISIBLE, ImageIndex
 from bdf_jax.errors import BdfError
+from bdf_jax.names import as_bytes, printable
 from bdf_jax.paths import local_path
 
 DIGITS = 18  # of an identity: every such number has a place in 64 bits
@@ -84,7 +85,8 @@ def build_tree(
     key = hashlib.sha256(layout.dataset.encode())
     for part, files in parts.items():
         for file in files:
-            key.update(f"{part}\0{file.name}\0{file.pid}\0{file.cam}\0{file.size}\0{file.mtime}\n".encode())
+            line = f"{part}\0{file.name}\0{file.pid}\0{file.cam}\0{file.size}\0{file.mtime}\n"
+            key.update(as_bytes(line))
     return Tree(
         dataset=layout.dataset,
         root=str(root),
@@ -137,7 +139,7 @@ def entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
 
 def listing(folder: Path, limit: int = 12) -> str:
     """The entries of a folder in words."""
-    names = [entry.name + "/" * entry.is_dir() for entry in entries(folder)]
+    names = [printable(entry.name) + "/" * entry.is_dir() for entry in entries(folder)]
     if not names:
         return "an empty folder"
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
@@ -146,7 +148,7 @@ def listing(folder: Path, limit: int = 12) -> str:
 
 def some(things: Iterable[object], limit: int = 10) -> str:
     """The first of many things and how many there are."""
-    shown = [str(thing) for thing in things]
+    shown = [printable(str(thing)) for thing in things]
     return ", ".join(shown[:limit]) + (f", ... ({len(shown)} in all)" if len(shown) > limit else "")
 
 

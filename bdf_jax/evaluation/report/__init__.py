@@ -22,6 +22,7 @@ from bdf_jax.evaluation.report.measures import Evaluated, RankedList
 from bdf_jax.evaluation.report.pictures import Derivatives, Picture
 from bdf_jax.evaluation.statistics import METRICS
 from bdf_jax.evaluation.table import FLAGS
+from bdf_jax.names import legible, printable
 from bdf_jax.output import replaced
 from bdf_jax.paths import local_path
 
@@ -123,7 +124,7 @@ def write_report(
         "derivatives": derivatives,
         "examples": _examples(files, first, derivatives) if derivatives else [],
     }
-    files[PAGE] = _environment().get_template("page.html").render(context).encode("utf-8")
+    files[PAGE] = legible(_environment().get_template("page.html").render(context)).encode("utf-8")
     _write(folder, files)
     return folder / PAGE
 
@@ -262,7 +263,7 @@ def _examples(files: dict[str, bytes], evaluated: Evaluated, derivatives: Deriva
 
 def _who(evaluated: Evaluated, row: int) -> dict[str, Any]:
     index = evaluated.index
-    return {"name": str(index.names[row]), "pid": int(index.pids[row]), "cam": int(index.cams[row])}
+    return {"name": printable(str(index.names[row])), "pid": int(index.pids[row]), "cam": int(index.cams[row])}
 
 
 def _embedded(image: Image.Image) -> str:
