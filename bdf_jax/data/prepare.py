@@ -3,8 +3,9 @@
     python -m bdf_jax.data.prepare --dataset=sysu_mm01 --root=TREE --dir=DIR
 
 Records lie in DIR/prepared/<dataset>/<key>/, where the key follows from the names, sizes and modification times of the
-images and from the split they belong to: another tree, or the same tree mended, gets records of its own. They are
-written elsewhere and renamed when complete, so an interrupted preparation leaves nothing that is taken for one.
+images, from the contents of some or all of them (`trees/key.py`) and from the split they belong to: another tree, or
+the same tree mended, gets records of its own. They are written elsewhere and renamed when complete, so an interrupted
+preparation leaves nothing that is taken for one.
 """
 
 from __future__ import annotations

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from published_trees import SYSU_ABSENT, SYSU_IDS, write_ids, write_image
 
 from bdf_jax.data.index import INFRARED, VISIBLE
-from bdf_jax.data.trees import read_tree
+from bdf_jax.data.trees import key, read_tree
 from bdf_jax.errors import BdfError
 
 
@@ -117,6 +119,63 @@ def test_the_key_follows_every_change_of_what_would_be_prepared(sysu, change):
     assert read_tree("sysu_mm01", sysu).key == before
     change(sysu)
     assert read_tree("sysu_mm01", sysu).key != before
+
+
+# Trees whose times say little.
+
+
+def variant(root: Path, to: Path, time: int | None) -> Path:
+    """Other pictures in BMP files of the same names and sizes, all of one time or each of its original's (None)."""
+    for path in sorted(root.rglob("*")):
+        copy = to / path.relative_to(root)
+        if path.suffix == ".bmp":
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            Image.open(path).transpose(Image.Transpose.ROTATE_180).save(copy)
+        elif path.is_file():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
+    for path in (file for file in to.rglob("*") if file.is_file()):
+        shutil.copystat(root / path.relative_to(to), path) if time is None else os.utime(path, (time, time))
+    return to
+
+
+def all_at(root: Path, time: int) -> Path:
+    for path in root.rglob("*"):
+        os.utime(path, (time, time))
+    return root
+
+
+@pytest.mark.parametrize("time", [0, 1, 315532800, None])
+def test_a_variant_of_the_same_names_sizes_and_times_is_another_tree(regdb, tmp_path, time):
+    if time is not None:
+        all_at(regdb, time)
+    assert read_tree("regdb", variant(regdb, tmp_path / "b", time)).key != read_tree("regdb", regdb).key
+    assert read_tree("regdb", shutil.copytree(regdb, tmp_path / "c")).key == read_tree("regdb", regdb).key
+
+
+def test_one_image_of_many_without_times(regdb, monkeypatch):
+    """Sampling would not see it."""
+    monkeypatch.setattr(key, "SAMPLED", 2)
+    before = read_tree("regdb", all_at(regdb, 1)).key
+    path = regdb / read_tree("regdb", regdb).parts["visible"].names[5]
+    path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1]))
+    assert read_tree("regdb", all_at(regdb, 1)).key != before
+
+
+def test_one_time_for_all_is_no_part_of_the_key(regdb):
+    """Some mounts give every file the time of mounting."""
+    assert read_tree("regdb", all_at(regdb, 1)).key == read_tree("regdb", all_at(regdb, 1_700_000_000)).key
+
+
+def test_of_a_tree_with_times_a_sample_is_read(sysu, monkeypatch):
+    """Seconds as an archive keeps them, shared by a few files each; without any limit a start would read the tree."""
+    for i, path in enumerate(sorted(sysu.rglob("*.jpg"))):
+        os.utime(path, (1_700_000_000 + i // 4,) * 2)
+    read = []
+    monkeypatch.setattr(key, "SAMPLED", 10)
+    monkeypatch.setattr(key, "_digests", lambda root, names: read.append(len(names)) or {})
+    assert read_tree("sysu_mm01", sysu).key
+    assert read == [10]
 
 
 # Wrong places.

@@ -1,7 +1,7 @@
 """Published trees on disk -> what is in them, checked before anything is read.
 
-A tree is walked (one `stat` an image, no image is opened) at
-every start, because its answer decides which prepared records belong to it.
+A tree is walked at every start, with one `stat` an image; no image is opened. `Tree.key` opens some or all of them and
+says which prepared records belong to it.
 """
 
 from __future__ import annotations

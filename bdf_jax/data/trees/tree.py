@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
+import functools
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import numpy as np
 
 from bdf_jax.data.images import named_like_an_image
 from bdf_jax.data.index import INFRARED, VISIBLE, ImageIndex
+from bdf_jax.data.trees.key import tree_key
 from bdf_jax.errors import BdfError
-from bdf_jax.names import as_bytes, printable
+from bdf_jax.names import printable
 from bdf_jax.paths import local_path
 
 DIGITS = 18  # of an identity: every such number has a place in 64 bits
@@ -65,16 +67,24 @@ class Tree:
       root: absolute path.
       parts: part of the records -> its images, sorted by name. Every image is in one part at most.
       splits: "train", "val", "test" (RegDB: "train/3", "test/3") -> the images of that split, sorted by name.
-      key: changes when an image is added, removed, renamed, resized or written again, or moves to another part.
-      total_bytes: of all images of the parts.
+      files: part of the records -> its images as the walk found them, likewise.
     """
 
     dataset: str
     root: str
     parts: dict[str, ImageIndex]
     splits: dict[str, ImageIndex]
-    key: str
-    total_bytes: int
+    files: dict[str, list[ImageFile]]
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Which prepared records belong to it, see `tree_key`; reads some of the images."""
+        return tree_key(self.dataset, Path(self.root), self.files)
+
+    @property
+    def total_bytes(self) -> int:
+        """Of all images of the parts."""
+        return sum(file.size for files in self.files.values() for file in files)
 
 
 def build_tree(
@@ -82,18 +92,12 @@ def build_tree(
 ) -> Tree:
     """A `Tree` from the files of its parts and splits, in any order."""
     parts = {part: sorted(files, key=_name) for part, files in parts.items()}
-    key = hashlib.sha256(layout.dataset.encode())
-    for part, files in parts.items():
-        for file in files:
-            line = f"{part}\0{file.name}\0{file.pid}\0{file.cam}\0{file.size}\0{file.mtime}\n"
-            key.update(as_bytes(line))
     return Tree(
         dataset=layout.dataset,
         root=str(root),
         parts={part: _index(files) for part, files in parts.items()},
         splits={split: _index(sorted(files, key=_name)) for split, files in splits.items()},
-        key=key.hexdigest()[:16],
-        total_bytes=sum(file.size for files in parts.values() for file in files),
+        files=parts,
     )
 
 
@@ -181,11 +185,13 @@ def walk_identities(
             continue
         pid = identity(entry.name, f"folder {root / folder / entry.name}")
         for image in entries(entry.path):
-            if not named_like_an_image(image.name) or image.is_dir():
+            if not named_like_an_image(image.name):
                 continue
-            stat = image.stat()
+            found = image.stat()
+            if not stat.S_ISREG(found.st_mode):  # reading a named pipe would wait for ever
+                continue
             name = f"{folder}/{entry.name}/{image.name}"
-            yield ImageFile(name, pid, cam, modality, stat.st_size, stat.st_mtime_ns)
+            yield ImageFile(name, pid, cam, modality, found.st_size, found.st_mtime_ns)
 
 
 def require_ids(layout: Layout, root: Path, pids: Iterable[int], files: list[ImageFile], source: str) -> None:
