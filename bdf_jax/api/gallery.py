@@ -13,7 +13,8 @@ from bdf_jax.api import gallery_file, show
 from bdf_jax.api.folders import from_here, join
 from bdf_jax.api.identities import Ids, id_table, ids_of
 from bdf_jax.api.model import MODALITIES, Modality, Model, OnError, load, modality_number, skipped_lines, warn_skipped
-from bdf_jax.api.pictures import Images, pillow_silent, read_pixels
+from bdf_jax.api.pictures import Images, pillow_silent
+from bdf_jax.data.images import read_pixels
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.feature_file import some
 from bdf_jax.evaluation.retrieval import top_k

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bdf_jax.config import DataConfig, WorldConfig
-from bdf_jax.data.decoded import DecodedImages, open_decoded
+from bdf_jax.data.decoded import DecodedImages, open_decoded, pixels
 from bdf_jax.data.index import ImageIndex
 from bdf_jax.data.prepare import disk_errors, locked, prepare
 from bdf_jax.data.records import Records
@@ -45,6 +45,10 @@ class Split:
           BdfError: the records were damaged after preparation; names the image.
         """
         return self.records.encoded(int(self.positions[row]))
+
+    def pixels(self, row: int, size: tuple[int, int]) -> np.ndarray:
+        """The image of a row as a network sees it: (height, width, 3) uint8; errors as of `encoded`."""
+        return pixels(self.records, int(self.positions[row]), self.encoded(row), size)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from bdf_jax.data.images import cores, decode, decoder_version
+from bdf_jax.data.images import cores, decoder_version, read_pixels
 from bdf_jax.data.prepare import disk_errors, full_disk, locked
 from bdf_jax.data.records import Records
 from bdf_jax.errors import BdfError
@@ -139,9 +139,9 @@ def open_decoded(
 
 
 def pixels(records: Records, position: int, encoded: bytes, size: tuple[int, int]) -> np.ndarray:
-    """`images.decode` of a record; raises BdfError naming records and image where it is damaged."""
+    """`images.read_pixels` of a record; raises BdfError naming records and image where it is damaged."""
     try:
-        return decode(encoded, printable(str(records.index.names[position])), size)
+        return read_pixels(encoded, printable(str(records.index.names[position])), size)
     except BdfError as error:
         raise records.damaged(position, str(error)) from error
 

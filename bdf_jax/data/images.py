@@ -1,15 +1,35 @@
-"""Encoded image -> pixels, exactly as Pillow reads them."""
+"""Any picture -> the 8-bit RGB pixels that a network sees, or a refusal that names it; the same for everybody who asks.
+
+| given | becomes |
+|---|---|
+| 8-bit grey, colour, palette, CMYK, YCbCr, 1-bit | RGB as Pillow converts it; colour profiles are not applied |
+| 16-bit file or array | its upper byte: 0..65535 is 0..255 |
+| float TIFF or array | 0..1 is 0..255; other values are refused, because nothing says what is white |
+| transparency | composited on the grey `BACKGROUND` |
+| EXIF orientation | applied; EXIF that cannot be read says nothing |
+| several pages or frames | the first |
+| more than `LIMIT` pixels, truncated, damaged, empty, another format | refused |
+
+Then resized without keeping the aspect ratio, as the field does. JPEG's reduced-size decoding is not used, although
+faster: it changes the pixels.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import os
+import stat
+import threading
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import PIL
 from PIL import Image, features
 
+from bdf_jax.data.levels import levels
 from bdf_jax.errors import BdfError
 
 # What is read, by content, with the endings of the names that a file in a folder has if it is an image (a file that is
@@ -28,7 +48,24 @@ FORMATS = {
     "WEBP": (".webp",),
 }
 SUFFIXES = tuple(sorted(suffix for suffixes in FORMATS.values() for suffix in suffixes))
-DECODING = "RGB, bilinear, version 1"  # raised whenever `decode` gives other pixels
+DECODING = "RGB, bilinear, version 2"  # raised whenever `read_pixels` gives other pixels
+LIMIT = 89_478_485  # pixels; beyond it Pillow, too, suspects a decompression bomb
+BACKGROUND = 128  # grey under transparency: near the mean of what networks are trained on, and neutral in infrared
+LARGE = 2**24  # pixels; decoded one at a time, so that memory does not grow with the number of threads
+
+Turn = Image.Transpose
+EXIF_TURNS = {
+    2: Turn.FLIP_LEFT_RIGHT,
+    3: Turn.ROTATE_180,
+    4: Turn.FLIP_TOP_BOTTOM,
+    5: Turn.TRANSPOSE,
+    6: Turn.ROTATE_270,
+    7: Turn.TRANSVERSE,
+    8: Turn.ROTATE_90,
+}
+ORIENTATION = 0x0112
+
+_one_large = threading.Lock()
 
 
 def named_like_an_image(name: str) -> bool:
@@ -44,41 +81,34 @@ def formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def decode(encoded: bytes, name: str, size: tuple[int, int]) -> np.ndarray:
-    """RGB pixels of an image of a data set, resized without keeping its aspect ratio, as the field does.
-
-    A grey image is replicated to three channels. EXIF rotation is not applied: data-set images are stored upright
-    and every published number was made so. JPEG's reduced-size decoding is not used either, although faster: it
-    changes the pixels.
+def read_pixels(item: Any, name: str, size: tuple[int, int]) -> np.ndarray:
+    """The pixels that the network sees of one image.
 
     Args:
-      encoded: the file's bytes.
-      name: what an error calls the image.
+      item: a path, the bytes of a file, a Pillow image or an array.
+      name: what an error calls it.
       size: (height, width) in pixels.
 
     Returns:
-      (height, width, 3) uint8, read-only.
+      (height, width, 3) uint8.
 
     Raises:
-      BdfError: the bytes are not a whole 8-bit image.
+      BdfError: not an image, or one that is refused (see the table above).
     """
-    height, width = size
-    return np.asarray(_open_rgb(encoded, name).resize((width, height), Image.Resampling.BILINEAR))
-
-
-def decoder_version() -> str:
-    """What, beside bytes and size, the pixels of `decode` follow from: pixels of another version are other pixels."""
-    jpeg = features.version_feature("libjpeg_turbo") or features.version_codec("jpg")
-    return f"{DECODING}; Pillow {PIL.__version__}, libjpeg {jpeg}"
+    with _refusals(name), _opened(item, name) as image:
+        return np.asarray(_upright_rgb(image, name).resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 def verify(encoded: bytes, name: str) -> None:
-    """Decodes every pixel and throws them away.
+    """Decodes every pixel of the bytes of a file and throws them away; errors as of `read_pixels`."""
+    with _refusals(name), _opened(encoded, name) as image:
+        _upright_rgb(image, name)
 
-    Raises:
-      BdfError: the bytes are not a whole 8-bit image.
-    """
-    _open_rgb(encoded, name)
+
+def decoder_version() -> str:
+    """What, beside bytes and size, the pixels of `read_pixels` follow from; of another version they are others."""
+    jpeg = features.version_feature("libjpeg_turbo") or features.version_codec("jpg")
+    return f"{DECODING}; Pillow {PIL.__version__}, libjpeg {jpeg}"
 
 
 def cores() -> int:
@@ -86,20 +116,97 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _open_rgb(encoded: bytes, name: str) -> Image.Image:
-    if not encoded:
-        raise BdfError(f"{name}: expected an image, found a file of zero bytes")
+@contextlib.contextmanager
+def _refusals(name: str) -> Iterator[None]:
+    """Turns whatever opening and decoding raise into a BdfError that names the image."""
     try:
-        with Image.open(io.BytesIO(encoded), formats=formats()) as image:
-            mode = image.mode
-            image.load()
-            if mode[0] not in "IF":
-                return image.convert("RGB")
+        yield
+    except BdfError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, str(error)) from error
+    except Image.DecompressionBombWarning as error:  # where warnings are errors
+        raise _too_large(name, str(error)) from error
+    except Image.UnidentifiedImageError as error:
+        raise BdfError(f"{name}: expected an image ({', '.join(formats())}), found no such format") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise BdfError(f"{name}: cannot be read: {error.strerror}") from error
+        raise BdfError(f"{name}: damaged image: {error}") from error
     except Exception as error:  # Pillow's decoders raise nearly every type of exception on damaged bytes
-        reason = (
-            f"none of {', '.join(FORMATS)}" if "cannot identify" in str(error) else str(error) or type(error).__name__
-        )
-        raise BdfError(f"{name}: expected an image, found {len(encoded)} bytes that cannot be decoded: {reason}") from (
-            error
-        )
-    raise BdfError(f"{name}: expected an image of 8 bits a channel, found Pillow mode {mode!r}")
+        raise BdfError(f"{name}: damaged image: {error or type(error).__name__}") from error
+
+
+@contextlib.contextmanager
+def _opened(item: Any, name: str) -> Iterator[Image.Image]:
+    """The image of any kind of item, not yet decoded; a file is closed again."""
+    if isinstance(item, Image.Image):
+        yield item
+        return
+    if isinstance(item, np.ndarray):
+        yield _from_array(item, name)
+        return
+    if isinstance(item, bytes):
+        file: Any = io.BytesIO(item)
+        length = len(item)
+    else:
+        found = os.stat(item)
+        if not stat.S_ISREG(found.st_mode):  # opening a named pipe would wait for ever
+            raise BdfError(f"{name}: expected a file, found a {'folder' if os.path.isdir(item) else 'special file'}")
+        file, length = open(item, "rb"), found.st_size  # noqa: SIM115  closed below
+    with file:
+        if not length:
+            raise BdfError(f"{name}: expected an image, found a file of zero bytes")
+        with Image.open(file, formats=formats()) as image:
+            yield image
+
+
+def _check_size(image: Image.Image, name: str) -> None:
+    if image.width * image.height > LIMIT:
+        raise _too_large(name, f"found {image.width} x {image.height}")
+    if not image.width * image.height:
+        raise BdfError(f"{name}: expected an image of at least one pixel, found {image.height} x {image.width}")
+
+
+def _too_large(name: str, found: str) -> BdfError:
+    return BdfError(f"{name}: expected an image of at most {LIMIT:,} pixels: {found}; make it smaller first")
+
+
+def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Decoded, opaque, 8 bits a channel, and turned as EXIF says."""
+    _check_size(image, name)
+    with _one_large if image.width * image.height > LARGE else contextlib.nullcontext():
+        image.load()
+        turn = EXIF_TURNS.get(_orientation(image))
+        rgb = _rgb(image, name)
+        return rgb if turn is None else rgb.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> Any:
+    try:
+        return image.getexif().get(ORIENTATION)
+    except Exception:  # EXIF is written by anyone; what cannot be read does not make the pixels wrong
+        return None
+
+
+def _rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode[0] in "IF":
+        values = np.asarray(image)
+        if values.dtype == np.int32 and values.min() >= 0 and values.max() <= 65535:
+            values = values.astype(np.uint16)  # how Pillow holds some 16-bit files
+        grey = levels(values, name)
+        if "transparency" in image.info:
+            grey = np.where(values == image.info["transparency"], np.uint8(BACKGROUND), grey)
+        return Image.fromarray(grey).convert("RGB")
+    if image.has_transparency_data:
+        ground = Image.new("RGBA", image.size, (BACKGROUND, BACKGROUND, BACKGROUND, 255))
+        return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _from_array(array: np.ndarray, name: str) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if not array.size:
+        raise BdfError(f"{name}: expected an image of at least one pixel, found an array of {array.shape}")
+    return Image.fromarray(np.ascontiguousarray(levels(array, name)))

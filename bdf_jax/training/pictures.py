@@ -14,7 +14,6 @@ from PIL import Image
 from bdf_jax.augment import denormalise, normalise
 from bdf_jax.config import Config, GeneratorConfig
 from bdf_jax.data.dataset import Split
-from bdf_jax.data.images import decode
 from bdf_jax.data.index import INFRARED, VISIBLE
 from bdf_jax.models.derivative import generators
 
@@ -89,7 +88,7 @@ def _pair(split: Split, pid: int, size: tuple[int, int]) -> np.ndarray:
         int(np.flatnonzero((split.index.pids == pid) & (split.index.modalities == modality))[0])
         for modality in (VISIBLE, INFRARED)
     ]
-    return np.stack([decode(split.encoded(row), str(split.index.names[row]), size) for row in rows])
+    return np.stack([split.pixels(row, size) for row in rows])
 
 
 def _grid(rows: list[np.ndarray]) -> np.ndarray:

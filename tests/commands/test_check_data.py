@@ -187,7 +187,7 @@ def test_every_damage_of_llcm_is_told_in_one_report(tree, capsys):
     shutil.rmtree(root / "test_vis" / "cam2")
     (root / "idx" / "test_id.txt").write_text("")
     victim = next((root / "vis").rglob("*.jpg"))
-    Image.fromarray(np.zeros((8, 8), np.uint16)).save(victim, format="PNG")
+    Image.fromarray(np.full((8, 8), 300, np.float32)).save(victim, format="TIFF")  # degrees, say
     report = as_json(capsys, "llcm", root)
     assert {listed[0], "test_vis/cam2", "idx/test_id.txt"} <= names_of(report["missing"])
     assert names_of(report["corrupt"]) == {str(victim.relative_to(root))}

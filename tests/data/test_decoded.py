@@ -93,7 +93,7 @@ def test_the_file_holds_every_image_in_the_order_of_the_records(config):
     pixels = np.memmap(path, np.uint8, "r", HEADER_BYTES, (count, *SIZE, 3))
     for split in (dataset.train, dataset.test):
         for row in range(0, len(split), 7):
-            expected = decoded_module.decode(split.encoded(row), "", SIZE)
+            expected = decoded_module.read_pixels(split.encoded(row), "", SIZE)
             np.testing.assert_array_equal(pixels[split.positions[row]], expected)
 
 

@@ -18,7 +18,7 @@ from published_trees import rename_in_gbk, write_ids, write_image, write_regdb, 
 from bdf_jax.config import DataConfig
 from bdf_jax.data import prepare as prepare_module
 from bdf_jax.data.dataset import open_dataset
-from bdf_jax.data.images import decode
+from bdf_jax.data.images import read_pixels
 from bdf_jax.data.prepare import prepare
 from bdf_jax.data.records import INDEX, Records
 from bdf_jax.data.trees import read_tree
@@ -98,7 +98,7 @@ def test_a_tree_of_any_format_that_is_decoded(regdb, tmp_path, suffix):
     assert len(records.index) == 32
     for position, name in enumerate(records.index.names):
         assert records.encoded(position) == (regdb / name).read_bytes()
-        assert decode(records.encoded(position), str(name), (24, 12)).shape == (24, 12, 3)
+        assert read_pixels(records.encoded(position), str(name), (24, 12)).shape == (24, 12, 3)
 
 
 def test_any_tfds_user_can_read_the_records(sysu, tmp_path):
@@ -184,7 +184,7 @@ def test_every_bad_image_is_named_and_nothing_is_kept(sysu, tmp_path):
         prepare(tree, tmp_path / "dir", progress=False)
     message = str(caught.value)
     assert message.startswith("13 images of the tree cannot be used")
-    assert f"{sysu / bad[0]}: expected an image" in message
+    assert f"{sysu / bad[0]}: damaged image: image file is truncated" in message
     assert f"{sysu / bad[1]}: expected an image, found a file of zero bytes" in message
     assert [str(sysu / name) in message for name in bad] == [True] * 10 + [False] * 3
     assert "... and 3 more" in message

@@ -14,7 +14,7 @@ from bdf_jax.augment import normalise
 from bdf_jax.config import Config as FullConfig
 from bdf_jax.config import DataConfig, EvaluationConfig, ModelConfig, WorldConfig, to_dict, vary
 from bdf_jax.data.dataset import open_dataset
-from bdf_jax.data.images import decode
+from bdf_jax.data.images import read_pixels
 from bdf_jax.evaluation.features import depends_on_modality, embed_split, make_embed
 from bdf_jax.models import Network, initial_variables
 
@@ -56,7 +56,7 @@ def one_by_one(variables, split, output, flip=False):
         lambda x, base: network.apply(variables, x, train=False, bases=(base,))[output][0], static_argnums=1
     )
     for row in range(len(split)):
-        image = normalise(decode(split.encoded(row), "", SIZE).copy())[None, None]
+        image = normalise(read_pixels(split.encoded(row), "", SIZE).copy())[None, None]
         base = int(split.index.modalities[row])
         both = np.asarray(apply(image, base))
         if flip:

@@ -18,7 +18,7 @@ from bdf_jax.augment import MEAN, STD
 from bdf_jax.checkpoints import load_variables
 from bdf_jax.config import Config, GeneratorConfig, ModelConfig, TrainingConfig, to_dict, vary
 from bdf_jax.data.dataset import open_dataset
-from bdf_jax.data.images import decode
+from bdf_jax.data.images import read_pixels
 from bdf_jax.errors import BdfError
 from bdf_jax.models import Network
 from bdf_jax.training.events import EVENT_FILES, Events, TensorBoard, check_wandb, open_events, read_events
@@ -135,7 +135,7 @@ def test_the_picture_holds_the_base_images_and_what_the_network_derives_from_the
     for column, pid in enumerate(np.unique(dataset.train.index.pids)[:6]):
         for base in (0, 1):
             row = np.flatnonzero((dataset.train.index.pids == pid) & (dataset.train.index.modalities == base))[0]
-            image = decode(dataset.train.encoded(int(row)), "image", config.data.image_size)
+            image = read_pixels(dataset.train.encoded(int(row)), "image", config.data.image_size)
             normalised = (image / 255.0 - MEAN) / STD
             pair = np.stack([normalised, normalised]).astype(np.float32)[None]
             derived = np.asarray(derive(pair)[base][0])

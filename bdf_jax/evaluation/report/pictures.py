@@ -15,7 +15,6 @@ from PIL import Image, ImageOps
 
 from bdf_jax.augment import MEAN, STD, denormalise, normalise
 from bdf_jax.data.dataset import Split
-from bdf_jax.data.images import decode
 from bdf_jax.data.index import INFRARED, VISIBLE
 from bdf_jax.models import Network
 
@@ -124,7 +123,7 @@ def derivatives_of(
     active, clipped = {}, {}
     for modality in (VISIBLE, INFRARED):
         rows = [int(np.flatnonzero((index.pids == pid) & (index.modalities == modality))[0]) for pid in pids]
-        images_NHWC = np.stack([decode(split.encoded(row), str(index.names[row]), image_size) for row in rows])
+        images_NHWC = np.stack([split.pixels(row, image_size) for row in rows])
         made: Sequence[np.ndarray | None] = [None] * len(rows)
         if modality in present:
             pixels, share, beyond = derive(images_NHWC, modality)

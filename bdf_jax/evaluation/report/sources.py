@@ -10,15 +10,15 @@ import numpy as np
 
 from bdf_jax.checkpoints import Metadata
 from bdf_jax.data.dataset import Dataset
-from bdf_jax.data.images import decode
+from bdf_jax.data.images import read_pixels
 from bdf_jax.data.index import INFRARED, VISIBLE, ImageIndex
-from bdf_jax.errors import BdfError
 from bdf_jax.evaluation import feature_rows
 from bdf_jax.evaluation.feature_file import load_features
 from bdf_jax.evaluation.protocols import Protocol
 from bdf_jax.evaluation.ranking import Measured
 from bdf_jax.evaluation.report import TITLES, Evaluated, pictures, write_report
 from bdf_jax.models import Network
+from bdf_jax.names import printable
 from bdf_jax.paths import local_path
 
 
@@ -71,7 +71,7 @@ def report_network(
     }
 
     def picture(row: int) -> np.ndarray:
-        return decode(test.encoded(row), str(test.index.names[row]), pictures.SIZE)
+        return test.pixels(row, pictures.SIZE)
 
     return write_report(
         out,
@@ -137,11 +137,7 @@ def report_features(
 
     def picture(row: int) -> np.ndarray:
         name = str(first.index.names[row])
-        try:
-            encoded = (folder / name).read_bytes()
-        except OSError as error:
-            raise BdfError(f"{folder / name}: cannot be read: {error.strerror or error}") from error
-        return decode(encoded, name, pictures.SIZE)
+        return read_pixels(folder / name, printable(str(folder / name)), pictures.SIZE)
 
     return write_report(
         out,
