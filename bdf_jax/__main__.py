@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ablation": ("ablation", "train configurations over seeds and print the table of the ablation"),
     "trials": ("trials", "train and evaluate RegDB's ten trials; mean and deviation"),
     "plot": ("plot", "curves of runs side by side, as PNG"),
+    "rescue": ("rescue", "checkpoints of a run that cannot be found in its folder: can they be opened again?"),
     "embed": ("embed", "feature vectors of any images, in a file"),
     "search": ("search", "which images of a gallery show the person of a query?"),
 }

@@ -25,9 +25,12 @@ def write_digests(folder: Path, leave_out: Collection[str] = ()) -> None:
     Raises:
       OSError: the disk does not take it.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in {NAME, *leave_out})
+    temporary = folder / f"{NAME}.tmp"
+    left_out = {NAME, temporary.name, *leave_out}
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in left_out)
     lines = [f"{_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
-    (folder / NAME).write_text("".join(lines))
+    temporary.write_text("".join(lines))
+    temporary.replace(folder / NAME)
 
 
 def check_digests(folder: Path) -> None:
@@ -55,6 +58,15 @@ def check_digests(folder: Path) -> None:
             raise BdfError(f"{match[2]} cannot be read ({error.strerror})") from error
         if found != match[1]:
             raise BdfError(f"{match[2]} has other bytes than were written")
+
+
+def digests_of(folder: Path) -> dict[str, str]:
+    """Name -> digest of what `SHA256SUMS` lists; empty where there is none, or none that can be read."""
+    try:
+        lines = (folder / NAME).read_text().splitlines()
+    except (OSError, ValueError):
+        return {}
+    return {match[2]: match[1] for line in lines if (match := LINE.fullmatch(line))}
 
 
 def json_digest(values: Any) -> str:

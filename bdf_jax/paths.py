@@ -14,6 +14,11 @@ from bdf_jax.names import legible
 # Of at least two letters, as one is a drive; a single slash, as a Path makes one of two.
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 
+# In the name of a folder of checkpoints, or of one above: what their storage cannot read, and what saving takes for a
+# pattern, without a word.
+UNREADABLE = "\\"
+UNWRITABLE = "*?[" + UNREADABLE
+
 
 def local_path(path: str | os.PathLike[str], what: str = "", expected: str = "a path", *, utf8: bool = False) -> Path:
     """The path with its `~` expanded.
@@ -49,6 +54,21 @@ def local_path(path: str | os.PathLike[str], what: str = "", expected: str = "a 
     if expanded == text and text.startswith("~") and "/" in text:
         raise BdfError(f"{start}{text}: the home of {text.partition('/')[0]} is not known here; write the whole path")
     return Path(expanded)
+
+
+def check_name(folder: Path, characters: str, what: str = "") -> None:
+    """Refuses a folder of checkpoints by the characters of its whole path, its parents' included.
+
+    Raises:
+      BdfError: one of `characters` is in it.
+    """
+    found = [character for character in characters if character in str(folder)]
+    if found:
+        raise BdfError(
+            f"{what}{'=' * bool(what)}{folder}: checkpoints cannot be kept in a folder with {' '.join(found)} in its "
+            "path, as their storage takes it for something else; give the folder another name, or name a link to it "
+            "that has another one"
+        )
 
 
 def check_local(what: str, paths: Iterable[str], *, utf8: bool = False) -> None:

@@ -14,6 +14,9 @@ from bdf_jax.digests import json_digest
 from bdf_jax.errors import BdfError
 
 METADATA = "_CHECKPOINT_METADATA"  # Orbax's file; what we have in it carries a digest of its own
+# Orbax writes these once more after the digests: a mark that nobody reads on a local disk, and the file of the
+# metadata, to add the time.
+WRITTEN_LAST = ("commit_success.txt", METADATA)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,10 +10,11 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from bdf_jax.checkpoints.arrays import how_to_rescue, unjoined
 from bdf_jax.checkpoints.files import Metadata, best, finished, read, unusable
 from bdf_jax.digests import check_digests
 from bdf_jax.errors import BdfError
-from bdf_jax.paths import local_path
+from bdf_jax.paths import UNREADABLE, check_name, local_path
 
 
 def load_variables(path: str | os.PathLike[str], step: int | None = None) -> tuple[Metadata, dict[str, Any], int]:
@@ -49,6 +50,7 @@ def load_metadata(path: str | os.PathLike[str], step: int | None = None) -> Meta
 def _find(path: str | os.PathLike[str], step: int | None) -> tuple[Path, int]:
     """The folder of the checkpoints and the step that is meant."""
     given = local_path(path, expected="the path of a work folder or a checkpoint", utf8=True).absolute()
+    check_name(given, UNREADABLE)
     try:
         return _look_for(given, step)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -80,6 +82,8 @@ def _load(
     path: str | os.PathLike[str], step: int | None, names: Collection[str] | None
 ) -> tuple[Metadata, dict[str, Any], int]:
     root, step = _find(path, step)
+    if unjoined(root / str(step)):
+        raise BdfError(f"{root / str(step)}: {how_to_rescue(root)}")
     try:
         check_digests(root / str(step))
         metadata, _ = read(root / str(step))

@@ -14,14 +14,12 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from bdf_jax import distributed
-from bdf_jax.checkpoints.files import METADATA, Metadata, best, finished, first_line, none_left, read
+from bdf_jax.checkpoints.arrays import check_arrays, how_to_rescue, unjoined
+from bdf_jax.checkpoints.files import WRITTEN_LAST, Metadata, best, finished, first_line, none_left, read
 from bdf_jax.digests import check_digests, json_digest, write_digests
 from bdf_jax.errors import BdfError
 
 KEEP = 2  # the last, and the one before in case the last is damaged
-# Orbax writes these once more after the digests: a mark that nobody reads on a local disk, and the file of the
-# metadata, to add the time.
-WRITTEN_LAST = ("commit_success.txt", METADATA)
 FULL = ("No space left", "Disk quota exceeded")  # the system's words, inside those of several libraries
 
 
@@ -43,8 +41,10 @@ class Checkpoints:
 
     def __init__(self, workdir: Path):
         self.directory = workdir.absolute() / "checkpoints"
+        logging.getLogger("absl").addFilter(_ours)
         self.saved, self.held_seconds = 0, 0.0
         self._saving: int | None = None  # the step that is being written, or was last
+        self._arrays = 0  # in it
         distributed.on_first(self._pass_over_damaged)
         context = ocp.Context()
         # A function, because Orbax copies its context deeply, and with a method the object that it is bound to.
@@ -86,7 +86,7 @@ class Checkpoints:
         """
         with self._held():  # Orbax would wait too, and this save would be blamed for the failure of the one before
             self._orbax.wait()
-        self._saving = step
+        self._saving, self._arrays = step, len(jax.tree.leaves(state))
         values = {**metadata.to_json(), "step": step, "score": score}
         with self._held():
             self._orbax.save_async(
@@ -167,7 +167,8 @@ class Checkpoints:
             whole = finished(self.directory) if self.directory.is_dir() else []
             kept = f"the checkpoint of step {whole[-1]} is whole" if whole else "there is no earlier checkpoint"
             full = any(words in str(error) for words in FULL)
-            what, advice = ("the disk is full", "make room") if full else (first_line(error), "mend that")
+            said = str(error) if isinstance(error, BdfError) else first_line(error)
+            what, advice = ("the disk is full", "make room") if full else (said, "mend that")
             of_step = "" if self._saving is None else f" of step {self._saving}"
             raise BdfError(
                 f"{self.directory}: the checkpoint{of_step} could not be saved: {what}; {kept}; {advice} and start "
@@ -177,9 +178,13 @@ class Checkpoints:
             self.held_seconds += time.perf_counter() - began
 
     def _seal(self) -> None:
-        """Writes the digests of a checkpoint that is complete but for its name; Orbax calls this in the background."""
+        """Looks whether a checkpoint that is complete but for its name can be read, and writes its digests.
+
+        Orbax calls this in the background. An error leaves the checkpoint unfinished, and comes out of the next `save`.
+        """
         if distributed.is_first():
             for unfinished in self.directory.glob(f"{self._saving}.*tmp*"):
+                check_arrays(unfinished, self._arrays)
                 write_digests(unfinished, leave_out=WRITTEN_LAST)
 
     def _pass_over_damaged(self) -> None:
@@ -187,6 +192,8 @@ class Checkpoints:
         steps = finished(self.directory) if self.directory.is_dir() else []
         failures: dict[int, str] = {}
         for step in steps:
+            if unjoined(self.directory / str(step)):
+                raise BdfError(f"{self.directory / str(step)}: {how_to_rescue(self.directory)}; then start again")
             try:
                 check_digests(self.directory / str(step))
                 read(self.directory / str(step))
@@ -214,6 +221,11 @@ class Checkpoints:
 
 def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _ours(record: logging.LogRecord) -> bool:
+    """Not of Orbax with a traceback: that failure comes out of the next call, and is told once."""
+    return not (record.exc_info and "orbax" in record.pathname)
 
 
 def _score(metrics: Any) -> float:

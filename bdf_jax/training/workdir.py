@@ -14,7 +14,7 @@ from typing import Any
 from bdf_jax import config as configs
 from bdf_jax.config import Config
 from bdf_jax.errors import BdfError
-from bdf_jax.paths import local_path
+from bdf_jax.paths import UNWRITABLE, check_name, local_path
 
 CONFIG, LOCK = "config.json", ".lock"
 _LOG = logging.getLogger("bdf_jax")
@@ -45,6 +45,7 @@ def claimed(workdir: str | Path, config: Config) -> Iterator[Path]:
       BdfError: the folder cannot be written, belongs to another configuration, or another process is using it.
     """
     path = local_path(workdir, "--workdir", utf8=True).absolute()
+    check_name(path, UNWRITABLE, "--workdir")
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = open(path / LOCK, "w")  # noqa: SIM115  open for as long as the folder is ours
