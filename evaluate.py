@@ -40,6 +40,10 @@ ROOT = flags.DEFINE_string(
     "",
     "The published tree: for --features its test list and its own gallery picks; for --workdir its new place.",
 )
+WHITE = flags.DEFINE_float(
+    "white", None, "What is white in images of more than 8 bits; default: as trained, or what their type says."
+)
+BLACK = flags.DEFINE_float("black", None, "Likewise: what is black.")
 MODE = flags.DEFINE_list("mode", [], "SYSU-MM01: all, indoor. Default: both.")
 SHOTS = flags.DEFINE_list("shots", [], "SYSU-MM01: 1, 10. Default: both.")
 GALLERY = flags.DEFINE_list("gallery", [], "SYSU-MM01: official, agw. Default: both.")
@@ -83,6 +87,7 @@ def _evaluate_workdir() -> None:
     run = load_metadata(WORKDIR.value, STEP.value).config
     given = {"feature": FEATURE.value, "use": USE.value, "flip_tta": FLIP_TTA.value, "baselines": BASELINES.value}
     data = {"dataset": DATASET.value, "root": ROOT.value, "dir": DATA_DIR.value, "trial": TRIAL.value}
+    data |= {"white": WHITE.value, "black": BLACK.value}
     changes = {f"evaluation.{name}": value for name, value in given.items() if value is not None}
     changes |= {f"data.{name}": value for name, value in data.items() if value not in (None, "")}
     config = vary(run, changes)
@@ -103,6 +108,7 @@ def _evaluate_workdir() -> None:
 
 
 def _evaluate_features() -> None:
+    from bdf_jax.data.levels import Levels
     from bdf_jax.evaluation import feature_rows, table  # after the flags are checked: this imports JAX
 
     if not DATASET.value:
@@ -118,6 +124,7 @@ def _evaluate_features() -> None:
         "galleries": GALLERY.value or None,
         "directions": DIRECTION.value or None,
     }
+    levels = Levels.of(WHITE.value, BLACK.value, "--")
     rows = feature_rows.evaluate_files(DATASET.value, FEATURES.value, **asked)
     notes = feature_rows.notes(rows)
     if JSON.value:
@@ -129,7 +136,7 @@ def _evaluate_features() -> None:
     if REPORT.value:
         from bdf_jax.evaluation.report.sources import report_features
 
-        page = report_features(REPORT.value, rows, DATASET.value, FEATURES.value, notes=notes, **asked)
+        page = report_features(REPORT.value, rows, DATASET.value, FEATURES.value, notes=notes, levels=levels, **asked)
         print(f"report: {page}")
 
 

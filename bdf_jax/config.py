@@ -55,6 +55,8 @@ class DataConfig:
     images: int = 4  # K: images of each identity in each base modality
     workers: int = 0  # decoding processes; 0: threads in this process, one a core
     prefetch: int = 4  # batches decoded ahead of the device
+    white: float = 0.0  # of images of more than 8 bits: what becomes 255; 0: what their type says
+    black: float = 0.0  # likewise: what becomes 0
     decoded_cache: bool = False  # keep decoded, resized images on the disk under `dir`: more disk, less decoding
     world: WorldConfig = WorldConfig()
 
@@ -66,6 +68,8 @@ class DataConfig:
         _at_least("data.workers", self.workers, 0)
         _at_least("data.prefetch", self.prefetch, 1)
         _at_least("data.image_size", min(self.image_size), 16)
+        if (self.white or self.black) and self.white <= self.black:
+            raise BdfError(f"data.white: expected a value above data.black = {self.black:g}, found {self.white:g}")
         self.world.check()
 
 

@@ -212,6 +212,8 @@ def _manifest(metadata: Metadata, settings: EvaluationConfig, step: int) -> dict
             "shape": ["batch", height, width, 3],
             "layout": "NHWC",
             "colour": "RGB, 0..255; grey and infrared images are replicated to three channels",
+            "white": config.data.white or "255 of 8 bits, 65535 of 16",
+            "black": config.data.black,
             "resize": {
                 "height": height,
                 "width": width,

@@ -12,9 +12,11 @@ import numpy as np
 from bdf_jax.api import gallery_file, show
 from bdf_jax.api.folders import from_here, join
 from bdf_jax.api.identities import Ids, id_table, ids_of
-from bdf_jax.api.model import MODALITIES, Modality, Model, OnError, load, modality_number, skipped_lines, warn_skipped
+from bdf_jax.api.model import MODALITIES, Modality, Model, OnError, load, modality_number
 from bdf_jax.api.pictures import Images, pillow_silent
+from bdf_jax.api.warned import skipped_lines, warn_of
 from bdf_jax.data.images import read_pixels
+from bdf_jax.data.levels import AS_STORED, Levels
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.feature_file import some
 from bdf_jax.evaluation.retrieval import top_k
@@ -37,6 +39,8 @@ class Gallery:
       modality: "visible" or "infrared".
       folder: that `names` are relative to; empty where there is none.
       skipped: what could not be read and was left out, with the reason.
+      levels: what is black and white in its images of more than 8 bits.
+      note: of images that use little of their range; empty where there is nothing to say.
     """
 
     def __init__(
@@ -49,11 +53,14 @@ class Gallery:
         *,
         folder: str = "",
         skipped: Sequence[str] = (),
+        levels: Levels = AS_STORED,
+        note: str = "",
         images: Images | None = None,
     ):
         self.model, self.features_ND, self.names, self.ids = model, features_ND, names, ids
         self.modality: Modality = modality
         self.folder, self.skipped = folder, tuple(skipped)
+        self.levels, self.note = levels, note
         self._images = images
 
     @classmethod
@@ -64,6 +71,8 @@ class Gallery:
         modality: Modality = "visible",
         *,
         ids: Ids | None = None,
+        white: float | None = None,
+        black: float | None = None,
         on_error: OnError = "raise",
         progress: bool = True,
     ) -> Gallery:
@@ -76,6 +85,7 @@ class Gallery:
           ids: who is shown: a list in the order of the images, a dictionary or a function of the name, or a CSV file
             with the columns `name` and `id`. None: the name of the folder that an image lies in, or, directly in the
             gallery's folder, its own name without the suffix.
+          white, black: as for `Model.embed`.
           on_error: "skip" leaves out images that cannot be read, warns, and lists them in `skipped`.
           progress: whether to draw a bar.
 
@@ -83,16 +93,19 @@ class Gallery:
           BdfError: as `Model.embed`; ids that do not fit the images.
         """
         table = id_table(ids)  # before the work
-        gathered, features_ND, failed = model.embed_images(images, modality, on_error=on_error, progress=progress)
+        gathered, features_ND, failed = model.embed_images(
+            images, modality, white=white, black=black, on_error=on_error, progress=progress
+        )
         ids_N = ids_of(table, gathered)
         lines = skipped_lines(gathered, failed)
-        warn_skipped(gathered, failed)
-        folder = os.path.abspath(gathered.folder) if gathered.folder else ""
+        warn_of(gathered, failed)
+        folder, note = os.path.abspath(gathered.folder) if gathered.folder else "", str(gathered.notes)
         if failed:
             kept = [row for row in range(len(gathered)) if row not in failed]
             gathered, features_ND, ids_N = gathered.select(kept), features_ND[kept], ids_N[kept]
         names = np.asarray(gathered.names, dtype=str)
-        return cls(model, features_ND, names, ids_N, modality, folder=folder, skipped=lines, images=gathered)
+        said: Any = {"folder": folder, "skipped": lines, "levels": gathered.levels, "note": note}
+        return cls(model, features_ND, names, ids_N, modality, images=gathered, **said)
 
     @classmethod
     def open(
@@ -137,7 +150,8 @@ class Gallery:
                 "not compare: load that model, or embed the images again"
             )
         modality: Any = MODALITIES[stored.modality]
-        return cls(model, stored.features_ND, stored.names, stored.ids, modality, folder=str(about["folder"]))
+        said: Any = {"folder": str(about["folder"]), "levels": Levels(*about.get("levels", ()))}
+        return cls(model, stored.features_ND, stored.names, stored.ids, modality, **said)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the gallery to one file (.npz, readable by `np.load`); one that was there stays whole until then.
@@ -151,6 +165,7 @@ class Gallery:
             "step": self.model.step,
             "settings": self.model.settings,
             "folder": self.folder,
+            "levels": [self.levels.white, self.levels.black],
         }
         gallery_file.write(path, self.features_ND, self.names, self.ids, modality_number(self.modality), about)
 
@@ -160,6 +175,8 @@ class Gallery:
         k: int | None = None,
         modality: Modality = "infrared",
         *,
+        white: float | None = None,
+        black: float | None = None,
         on_error: OnError = "raise",
         progress: bool = True,
     ) -> Ranked:
@@ -169,6 +186,7 @@ class Gallery:
           images: the queries, as for `Model.embed`.
           k: how many of the gallery, 1..N; None: ten, or all where there are fewer.
           modality: of the queries.
+          white, black: as for `Model.embed`, of the queries.
           on_error: "skip" leaves out queries that cannot be read, and warns.
           progress: whether to draw a bar while queries are embedded.
 
@@ -181,10 +199,12 @@ class Gallery:
           BdfError: as `Model.embed`; a k that is no number from 1 to N.
         """
         k = self._checked_k(k)
-        gathered, queries_QD, failed = self.model.embed_images(images, modality, on_error=on_error, progress=progress)
+        gathered, queries_QD, failed = self.model.embed_images(
+            images, modality, white=white, black=black, on_error=on_error, progress=progress
+        )
         lines = skipped_lines(gathered, failed)
-        warn_skipped(gathered, failed)
-        single = gathered.single
+        warn_of(gathered, failed)
+        single, note = gathered.single, str(gathered.notes)
         if failed:
             kept = [row for row in range(len(gathered)) if row not in failed]
             gathered, queries_QD = gathered.select(kept), queries_QD[kept]
@@ -193,7 +213,7 @@ class Gallery:
         found = (names_QK[0], ids_QK[0], scores_QK[0]) if single else (names_QK, ids_QK, scores_QK)
         ranked = Ranked(*found)
         ranked.queries, ranked.rows = gathered, rows_QK
-        ranked.gallery, ranked.skipped = self, tuple(lines)
+        ranked.gallery, ranked.skipped, ranked.note = self, tuple(lines), note
         return ranked
 
     def _checked_k(self, k: Any) -> int:
@@ -212,7 +232,7 @@ class Gallery:
         with pillow_silent(), contextlib.suppress(BdfError):
             if self._images is not None:
                 return self._images.pixels(row, size)
-            return read_pixels(join(self.folder, name), printable(name), size) if inside else None
+            return read_pixels(join(self.folder, name), printable(name), size, self.levels) if inside else None
         return None
 
     def __len__(self) -> int:
@@ -255,12 +275,14 @@ class Ranked(_Found):
       rows: (Q, k) int32, positions in the gallery.
       gallery: that was searched.
       skipped: queries that could not be read and were left out, with the reason.
+      note: of queries that use little of their range; empty where there is nothing to say.
     """
 
     queries: Images
     rows: np.ndarray
     gallery: Gallery
     skipped: tuple[str, ...]
+    note: str
 
     def lists(self) -> list[dict[str, Any]]:
         """JSON-ready: for each query its name and its results with rank, name, id and score."""

@@ -8,7 +8,6 @@ import functools
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,12 +20,13 @@ from tqdm import tqdm
 from bdf_jax.api import show
 from bdf_jax.api.folders import from_here, join
 from bdf_jax.api.pictures import Images, gather, pillow_silent
+from bdf_jax.api.warned import check_some_left, warn_of
 from bdf_jax.augment import denormalise, normalise
 from bdf_jax.checkpoints import Metadata, load_variables
 from bdf_jax.config import vary
 from bdf_jax.data.images import cores
+from bdf_jax.data.levels import Levels
 from bdf_jax.errors import BdfError
-from bdf_jax.evaluation.feature_file import some
 from bdf_jax.evaluation.features import depends_on_modality, flags_of, make_embed
 from bdf_jax.models import Network
 from bdf_jax.paths import local_path
@@ -42,10 +42,6 @@ OnError = Literal["raise", "skip"]
 AHEAD = 3  # batches that are decoded or waiting, beside the one on the device
 
 Decoded = tuple[range, np.ndarray, dict[int, str]]  # rows, their pixels, why some could not be read
-
-
-class SkippedImages(UserWarning):
-    """Images that could not be read, and were left out because that was asked for."""
 
 
 def load(
@@ -130,7 +126,14 @@ class Model:
         return [join(found.folder, name) if found.folder else name for name in found.names]
 
     def embed(
-        self, images: Any, modality: Modality, *, on_error: OnError = "raise", progress: bool = True
+        self,
+        images: Any,
+        modality: Modality,
+        *,
+        white: float | None = None,
+        black: float | None = None,
+        on_error: OnError = "raise",
+        progress: bool = True,
     ) -> np.ndarray:
         """Feature vectors of any images; the cosine of two of them says how alike the people are.
 
@@ -138,6 +141,10 @@ class Model:
           images: a folder (its images, also in folders inside it, in the order of `paths`), a path, an array (H, W, 3)
             or (H, W) in uint8, uint16 or float 0..1, a stack (N, H, W, 3), a Pillow image, or a list of any of these.
           modality: of all of them: "visible" or "infrared".
+          white: of images of more than 8 bits, the value that is white: 1023 of a camera of 10 bits whose files have
+            16; None: as in training, or else what the type says. Images that use little of their range are warned of
+            (`NarrowRange`).
+          black: likewise the value that is black; None: 0.
           on_error: "raise" refuses an image that cannot be read by name; "skip" warns with the names (`SkippedImages`)
             and leaves rows of NaN, so that rows and images still belong together.
           progress: whether to draw a bar.
@@ -148,15 +155,24 @@ class Model:
         Raises:
           BdfError: no image, an image or a modality that is none, or nothing left after skipping.
         """
-        gathered, features_ND, failed = self.embed_images(images, modality, on_error=on_error, progress=progress)
-        warn_skipped(gathered, failed)
+        gathered, features_ND, failed = self.embed_images(
+            images, modality, white=white, black=black, on_error=on_error, progress=progress
+        )
+        warn_of(gathered, failed)
         return features_ND
 
     def embed_images(
-        self, images: Any, modality: Modality, *, on_error: OnError = "raise", progress: bool = True
+        self,
+        images: Any,
+        modality: Modality,
+        *,
+        white: float | None = None,
+        black: float | None = None,
+        on_error: OnError = "raise",
+        progress: bool = True,
     ) -> tuple[Images, np.ndarray, dict[int, str]]:
         """As `embed`, with more to say: the images, their features, and why a row could not be read."""
-        base, gathered = self._checked(images, modality, on_error)
+        base, gathered = self._checked(images, modality, white, black, on_error)
         # Where the network treats both bases alike, one compiled program serves both.
         program = base if depends_on_modality(self.config.model, self.config.evaluation) else 0
         features_ND = np.empty((0, 0), np.float32)
@@ -171,17 +187,25 @@ class Model:
                 features_ND[rows.start : rows.stop] = vectors_ND
                 failed |= problems
                 shown.update(len(rows))
-        _check_some_left(gathered, failed)
+        check_some_left(gathered, failed)
         return gathered, features_ND, failed
 
     def derive(
-        self, images: Any, modality: Modality, *, on_error: OnError = "raise", progress: bool = True
+        self,
+        images: Any,
+        modality: Modality,
+        *,
+        white: float | None = None,
+        black: float | None = None,
+        on_error: OnError = "raise",
+        progress: bool = True,
     ) -> show.Pictures:
         """What the generator makes of images: their derivatives, as pictures.
 
         Args:
           images: as for `embed`.
           modality: of all of them: "visible" or "infrared".
+          white, black: as for `embed`.
           on_error: as for `embed`; a skipped image has a black derivative.
           progress: whether to draw a bar.
 
@@ -192,7 +216,7 @@ class Model:
         Raises:
           BdfError: as `embed`; a network that makes no derivative of this modality.
         """
-        base, gathered = self._checked(images, modality, on_error)
+        base, gathered = self._checked(images, modality, white, black, on_error)
         derivatives = self.config.model.generator.derivatives
         if derivatives not in ("both", modality):
             raise BdfError(
@@ -211,12 +235,12 @@ class Model:
                 bases[rows.start : rows.stop] = pixels_NHWC[: len(rows)]
                 failed |= problems
                 shown.update(len(rows))
-        _check_some_left(gathered, failed)
-        warn_skipped(gathered, failed)
+        check_some_left(gathered, failed)
+        warn_of(gathered, failed)
         return show.Pictures.of(made, bases, gathered.names, title=f"{modality} images and their derivatives")
 
     def gallery(self, images: Any, modality: Modality = "visible", **options: Any) -> Gallery:
-        """Embeds images to search in; `options` are those of `Gallery.build`: `ids`, `on_error`, `progress`."""
+        """Embeds images to search in; `options` are those of `Gallery.build`: `ids`, `white`, `on_error`, ..."""
         from bdf_jax.api.gallery import Gallery
 
         return Gallery.build(self, images, modality, **options)
@@ -227,11 +251,18 @@ class Model:
 
         return open_gallery(path, model=self)
 
-    def _checked(self, images: Any, modality: str, on_error: str) -> tuple[int, Images]:
+    def levels(self, white: float | None = None, black: float | None = None) -> Levels:
+        """What is black and white in images of more than 8 bits; where nothing is given, as in training."""
+        data = self.config.data
+        return Levels.of(data.white if white is None else white, data.black if black is None else black)
+
+    def _checked(
+        self, images: Any, modality: str, white: float | None, black: float | None, on_error: str
+    ) -> tuple[int, Images]:
         base = modality_number(modality)
         if on_error not in ("raise", "skip"):
             raise BdfError(f"on_error: expected 'raise' or 'skip', found {on_error!r}")
-        return base, gather(images, skip=on_error == "skip")
+        return base, gather(images, skip=on_error == "skip", levels=self.levels(white, black))
 
     def _derivative(self, variables: Mapping[str, Any], images_NHWC: jax.Array, base: int) -> jax.Array:
         """Derivatives as pixels; the compiler drops the rest of the network."""
@@ -309,21 +340,3 @@ def modality_number(modality: str) -> int:
     if not isinstance(modality, str) or modality not in MODALITIES:
         raise BdfError(f"modality: expected 'visible' or 'infrared', found {modality!r}")
     return MODALITIES.index(modality)
-
-
-def skipped_lines(images: Images, failed: Mapping[int, str]) -> list[str]:
-    """What was skipped and why, a line each."""
-    return [*images.unreadable, *failed.values()]
-
-
-def warn_skipped(images: Images, failed: Mapping[int, str]) -> None:
-    """A `SkippedImages` warning that names what was skipped, at the line that called the caller."""
-    lines = skipped_lines(images, failed)
-    if lines:
-        what = f"{len(failed)} of {len(images)} images skipped"
-        warnings.warn(f"{what}: " + "; ".join(lines), SkippedImages, stacklevel=3)
-
-
-def _check_some_left(images: Images, failed: Mapping[int, str]) -> None:
-    if len(failed) == len(images):
-        raise BdfError(f"none of {len(images)} images could be read: {some(failed.values())}")

@@ -13,6 +13,7 @@ from PIL import Image
 
 from bdf_jax.api.folders import join, list_images
 from bdf_jax.data.images import read_pixels
+from bdf_jax.data.levels import AS_STORED, Levels, Notes
 from bdf_jax.errors import BdfError
 from bdf_jax.names import printable
 from bdf_jax.paths import local_path
@@ -27,9 +28,12 @@ class Images:
       folder: the one folder that `names` are relative to; empty where there is none.
       single: one image was given, not a list or folder of one.
       unreadable: folders that could not be looked into, with the reason.
+      levels: what is black and white in images of more than 8 bits.
+      notes: what a network would see little of, among the images read so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, levels: Levels = AS_STORED) -> None:
+        self.levels, self.notes = levels, Notes()
         self.names: list[str] = []
         self.folder = ""
         self.single = False
@@ -46,7 +50,7 @@ class Images:
 
     def select(self, rows: Iterable[int]) -> Images:
         """Some of the images."""
-        chosen = Images()
+        chosen = Images(self.levels)
         chosen.folder = self.folder
         for row in rows:
             chosen.add(self.names[row], self._items[row])
@@ -54,21 +58,22 @@ class Images:
 
     def pixels(self, row: int, size: tuple[int, int]) -> np.ndarray:
         """(height, width, 3) uint8 of one image; raises BdfError that names it."""
-        return read_pixels(self._items[row], printable(self.names[row]), size)
+        return read_pixels(self._items[row], printable(self.names[row]), size, self.levels, self.notes)
 
 
-def gather(images: Any, *, skip: bool = False) -> Images:
+def gather(images: Any, *, skip: bool = False, levels: Levels = AS_STORED) -> Images:
     """What was given as images, as one sequence.
 
     Args:
       images: a folder (all its images, see `list_images`), a path, an array (H, W), (H, W, 1), (H, W, 3), (H, W, 4) or
         with N in front of three axes, a Pillow image, the bytes of a file, or a list or iterator of any of these.
       skip: note folders that cannot be looked into instead of raising.
+      levels: what is black and white in images of more than 8 bits.
 
     Raises:
       BdfError: none at all, a type that is no image, an array of another shape.
     """
-    gathered = Images()
+    gathered = Images(levels)
     gathered.single = _add(gathered, images, skip, top=True)
     if not len(gathered):
         raise BdfError("expected at least one image, found an empty list")

@@ -10,9 +10,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from bdf_jax.commands.embed import add_level_arguments
 from bdf_jax.data.check import check_tree
 from bdf_jax.data.findings import Problem, Report
 from bdf_jax.data.index import VISIBLE
+from bdf_jax.data.levels import Levels
 from bdf_jax.data.trees import LAYOUTS, read_tree
 from bdf_jax.data.trees import sysu_mm01 as sysu_tree
 from bdf_jax.errors import BdfError
@@ -27,12 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", required=True, choices=list(LAYOUTS))
     parser.add_argument("--root", required=True, metavar="TREE", help="folder of the published tree")
     parser.add_argument("--quick", action="store_true", help="do not decode the images, only look at their names")
+    add_level_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Prints the report; raises BdfError, exit code 1, where something is missing or corrupt."""
-    report = check_tree(arguments.dataset, arguments.root, decode=not arguments.quick)
+    levels = Levels.of(arguments.white, arguments.black, "--")
+    report = check_tree(arguments.dataset, arguments.root, decode=not arguments.quick, levels=levels)
     galleries = _galleries(report) if report.dataset == "sysu_mm01" else ""
     source = LAYOUTS[report.dataset].source
     if arguments.json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,12 +34,20 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--use", choices=("base", "derivative", "concat", "sum4"), help="which images speak")
     parser.add_argument("--flip-tta", action=argparse.BooleanOptionalAction, default=None, help="also mirror images")
     parser.add_argument("--batch-size", type=int, default=None, help="images on the devices at a time")
+    add_level_arguments(parser)
     parser.add_argument(
         "--on-error",
         choices=("raise", "skip"),
         default="raise",
         help="an image that cannot be read: stop and name it, or leave it out and name it",
     )
+
+
+def add_level_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that say what is black and white in images of more than 8 bits."""
+    for name, default in (("white", "what the files' type says, or as trained"), ("black", "0")):
+        what = f"of images of more than 8 bits, say of a camera of 14 bits: what is {name}; default: {default}"
+        parser.add_argument(f"--{name}", type=float, metavar="VALUE", help=what)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -86,16 +95,27 @@ def embed_named(model: Model, images: list[str], arguments: argparse.Namespace) 
     """A gallery of paths, with what was skipped named on the error stream."""
     import warnings
 
-    from bdf_jax.api.model import SkippedImages
+    from bdf_jax.api.warned import SkippedImages
+    from bdf_jax.data.levels import NarrowRange
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SkippedImages)  # told below, a line each
+        for kind in (SkippedImages, NarrowRange):  # told below, a line each
+            warnings.simplefilter("ignore", kind)
         gallery = model.gallery(
             images[0] if len(images) == 1 else images,
             modality=arguments.modality,
             ids=arguments.ids or None,
+            white=arguments.white,
+            black=arguments.black,
             on_error=arguments.on_error,
         )
-    for line in gallery.skipped:
-        print(f"skipped: {line}", file=sys.stderr)
+    tell(gallery.skipped, gallery.note)
     return gallery
+
+
+def tell(skipped: Iterable[str], note: str) -> None:
+    """Names on the error stream what was left out, and images of which the network sees little."""
+    for line in skipped:
+        print(f"skipped: {line}", file=sys.stderr)
+    if note:
+        print(f"warning: {note}", file=sys.stderr)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import warnings
 from typing import TYPE_CHECKING
 
-from bdf_jax.commands.embed import add_model_arguments, embed_named, load_model
+from bdf_jax.commands.embed import add_model_arguments, embed_named, load_model, tell
 from bdf_jax.errors import BdfError
 
 if TYPE_CHECKING:
@@ -35,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Prints a table of the results; every file that is asked for is checked before the work."""
-    from bdf_jax.api.model import SkippedImages, modality_number
+    from bdf_jax.api.model import modality_number
+    from bdf_jax.api.warned import SkippedImages
+    from bdf_jax.data.levels import NarrowRange
     from bdf_jax.output import check_output, write_json, write_text
     from bdf_jax.paths import check_local
 
@@ -63,10 +64,17 @@ def run(arguments: argparse.Namespace) -> None:
         gallery.save(arguments.save_gallery)
     query = arguments.query[0] if len(arguments.query) == 1 else arguments.query
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SkippedImages)  # told below, a line each
-        found = gallery.search(query, arguments.k, arguments.modality, on_error=arguments.on_error)
-    for line in found.skipped:
-        print(f"skipped: {line}", file=sys.stderr)
+        for kind in (SkippedImages, NarrowRange):  # told below, a line each
+            warnings.simplefilter("ignore", kind)
+        found = gallery.search(
+            query,
+            arguments.k,
+            arguments.modality,
+            white=arguments.white,
+            black=arguments.black,
+            on_error=arguments.on_error,
+        )
+    tell(found.skipped, found.note)
     if arguments.json:
         write_json(arguments.json, found.lists())
     if arguments.html:

@@ -15,6 +15,7 @@ from typing import Any
 from bdf_jax.data.findings import Problem, Report
 from bdf_jax.data.images import cores, verify
 from bdf_jax.data.index import INFRARED, VISIBLE
+from bdf_jax.data.levels import AS_STORED, Levels, Notes
 from bdf_jax.data.published import published
 from bdf_jax.data.trees import LAYOUTS, llcm, read_tree, regdb, sysu_mm01, tree_root
 from bdf_jax.data.trees.lists import Line, read_ids, read_lines, require_labels
@@ -35,13 +36,21 @@ ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".xz", ".bz2")
 WORDS = {VISIBLE: "visible", INFRARED: "infrared"}
 
 
-def check_tree(dataset: str, root: str | os.PathLike[str], *, decode: bool = True, progress: bool = True) -> Report:
+def check_tree(
+    dataset: str,
+    root: str | os.PathLike[str],
+    *,
+    decode: bool = True,
+    levels: Levels = AS_STORED,
+    progress: bool = True,
+) -> Report:
     """Walks a tree and looks at everything in it.
 
     Args:
       dataset: "sysu_mm01", "regdb" or "llcm".
       root: its folder.
       decode: whether every image is decoded; otherwise only empty files are found.
+      levels: what is white in images of more than 8 bits.
       progress: whether to draw a bar.
 
     Raises:
@@ -54,7 +63,7 @@ def check_tree(dataset: str, root: str | os.PathLike[str], *, decode: bool = Tru
         report.missing.append(Problem(f"{len(absent)} folders of the tree are missing", absent))
     files = {"sysu_mm01": _sysu, "regdb": _regdb, "llcm": _llcm}[dataset](folder, report)
     _compare(report)
-    _look_at_images(folder, files, report, decode, progress)
+    _look_at_images(folder, files, report, decode, levels, progress)
     if report.usable:
         _attempt(report, "", read_tree, dataset, folder)  # what training asks, in case it asks for more
     return report
@@ -286,7 +295,9 @@ def _compare(report: Report) -> None:
         )
 
 
-def _look_at_images(root: Path, files: Sequence[ImageFile], report: Report, decode: bool, progress: bool) -> None:
+def _look_at_images(
+    root: Path, files: Sequence[ImageFile], report: Report, decode: bool, levels: Levels, progress: bool
+) -> None:
     """Decodes every image, several at once; without `decode` only sizes are looked at."""
     empty = [file.name for file in files if not file.size]
     if not decode:
@@ -294,9 +305,11 @@ def _look_at_images(root: Path, files: Sequence[ImageFile], report: Report, deco
             report.corrupt.append(Problem(f"{len(empty)} files are empty", empty))
         return
 
+    notes = Notes()
+
     def fault(file: ImageFile) -> Problem | None:
         try:
-            verify((root / file.name).read_bytes(), printable(file.name))
+            verify((root / file.name).read_bytes(), printable(file.name), levels, notes)
         except BdfError as error:
             return Problem(str(error), [file.name])
         except OSError as error:
@@ -311,4 +324,5 @@ def _look_at_images(root: Path, files: Sequence[ImageFile], report: Report, deco
                 report.decoded += 1
                 report.corrupt += [found] if found else []
     finally:
+        report.warnings += [str(notes)] if str(notes) else []
         pool.shutdown(cancel_futures=True)  # Ctrl-C waits for the images in work, not for all that were asked for

@@ -11,6 +11,7 @@ import numpy as np
 from bdf_jax.config import DataConfig, WorldConfig
 from bdf_jax.data.decoded import DecodedImages, open_decoded, pixels
 from bdf_jax.data.index import ImageIndex
+from bdf_jax.data.levels import Levels
 from bdf_jax.data.prepare import disk_errors, locked, prepare
 from bdf_jax.data.records import Records
 from bdf_jax.data.trees import LAYOUTS, Tree, merge, read_tree
@@ -88,11 +89,13 @@ def open_dataset(config: DataConfig, *, progress: bool = True) -> Dataset:
     trial = config.trial if config.dataset == "regdb" else None
     tree = read_tree(config.dataset, root, trials=None if trial is None else (trial,))
     indices = _splits(tree, trial, config.train_split)
-    records = Records(prepare(tree, config.dir, progress=progress), tree.root)
+    levels = Levels.of(config.white, config.black, "data.")
+    records = Records(prepare(tree, config.dir, levels=levels, progress=progress), tree.root, levels)
     decoded = None
     if config.decoded_cache:
         decoded = open_decoded(records, config.image_size, config.dir, tree.dataset, progress=progress)
     splits = {name: Split(index, records, records.positions(index.names), decoded) for name, index in indices.items()}
+    records.tell_narrow()
     return Dataset(
         name=tree.dataset,
         root=tree.root,

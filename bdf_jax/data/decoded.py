@@ -141,7 +141,7 @@ def open_decoded(
 def pixels(records: Records, position: int, encoded: bytes, size: tuple[int, int]) -> np.ndarray:
     """`images.read_pixels` of a record; raises BdfError naming records and image where it is damaged."""
     try:
-        return read_pixels(encoded, printable(str(records.index.names[position])), size)
+        return read_pixels(encoded, printable(str(records.index.names[position])), size, records.levels)
     except BdfError as error:
         raise records.damaged(position, str(error)) from error
 
@@ -158,6 +158,7 @@ def _header(records: Records, size: tuple[int, int]) -> bytes:
         "records": records.key,
         "images": len(records.index),
         "size": list(size),
+        "levels": [records.levels.black, records.levels.white],
         "decoder": decoder_version(),
     }
     return json.dumps(values, sort_keys=True).encode().ljust(HEADER_BYTES - 1) + b"\n"

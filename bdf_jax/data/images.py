@@ -3,8 +3,8 @@
 | given | becomes |
 |---|---|
 | 8-bit grey, colour, palette, CMYK, YCbCr, 1-bit | RGB as Pillow converts it; colour profiles are not applied |
-| 16-bit file or array | its upper byte: 0..65535 is 0..255 |
-| float TIFF or array | 0..1 is 0..255; other values are refused, because nothing says what is white |
+| 16-bit file or array | its upper byte: 0..65535 is 0..255; with a white level, black..white is 0..255 |
+| float TIFF or array | 0..1 is 0..255, or black..white; without a white level other values are refused |
 | transparency | composited on the grey `BACKGROUND` |
 | EXIF orientation | applied; EXIF that cannot be read says nothing |
 | several pages or frames | the first |
@@ -29,7 +29,7 @@ import numpy as np
 import PIL
 from PIL import Image, features
 
-from bdf_jax.data.levels import levels
+from bdf_jax.data.levels import AS_STORED, Levels, Notes, note_narrow, to_levels
 from bdf_jax.errors import BdfError
 
 # What is read, by content, with the endings of the names that a file in a folder has if it is an image (a file that is
@@ -81,13 +81,17 @@ def formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def read_pixels(item: Any, name: str, size: tuple[int, int]) -> np.ndarray:
+def read_pixels(
+    item: Any, name: str, size: tuple[int, int], levels: Levels = AS_STORED, notes: Notes | None = None
+) -> np.ndarray:
     """The pixels that the network sees of one image.
 
     Args:
       item: a path, the bytes of a file, a Pillow image or an array.
       name: what an error calls it.
       size: (height, width) in pixels.
+      levels: what is black and white where there are more than 8 bits.
+      notes: where is noted what a network would see little of.
 
     Returns:
       (height, width, 3) uint8.
@@ -95,14 +99,14 @@ def read_pixels(item: Any, name: str, size: tuple[int, int]) -> np.ndarray:
     Raises:
       BdfError: not an image, or one that is refused (see the table above).
     """
-    with _refusals(name), _opened(item, name) as image:
-        return np.asarray(_upright_rgb(image, name).resize(size[::-1], Image.Resampling.BILINEAR))
+    with _refusals(name), _opened(item, name, levels, notes) as image:
+        return np.asarray(_upright_rgb(image, name, levels, notes).resize(size[::-1], Image.Resampling.BILINEAR))
 
 
-def verify(encoded: bytes, name: str) -> None:
-    """Decodes every pixel of the bytes of a file and throws them away; errors as of `read_pixels`."""
-    with _refusals(name), _opened(encoded, name) as image:
-        _upright_rgb(image, name)
+def verify(encoded: bytes, name: str, levels: Levels = AS_STORED, notes: Notes | None = None) -> None:
+    """Decodes every pixel of the bytes of a file and throws them away; arguments and errors as of `read_pixels`."""
+    with _refusals(name), _opened(encoded, name, levels, notes) as image:
+        _upright_rgb(image, name, levels, notes)
 
 
 def decoder_version() -> str:
@@ -138,13 +142,13 @@ def _refusals(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _opened(item: Any, name: str) -> Iterator[Image.Image]:
+def _opened(item: Any, name: str, levels: Levels, notes: Notes | None) -> Iterator[Image.Image]:
     """The image of any kind of item, not yet decoded; a file is closed again."""
     if isinstance(item, Image.Image):
         yield item
         return
     if isinstance(item, np.ndarray):
-        yield _from_array(item, name)
+        yield _from_array(item, name, levels, notes)
         return
     if isinstance(item, bytes):
         file: Any = io.BytesIO(item)
@@ -172,13 +176,21 @@ def _too_large(name: str, found: str) -> BdfError:
     return BdfError(f"{name}: expected an image of at most {LIMIT:,} pixels: {found}; make it smaller first")
 
 
-def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
+def _upright_rgb(image: Image.Image, name: str, levels: Levels, notes: Notes | None) -> Image.Image:
     """Decoded, opaque, 8 bits a channel, and turned as EXIF says."""
     _check_size(image, name)
     with _one_large if image.width * image.height > LARGE else contextlib.nullcontext():
+        packed = str(
+            [tile[3] for tile in getattr(image, "tile", ())]
+        )  # how the file holds the values; gone after loading
         image.load()
         turn = EXIF_TURNS.get(_orientation(image))
-        rgb = _rgb(image, name)
+        if image.mode[0] in "IF":
+            rgb = _grey(image, name, Levels(4095) if "I;12" in packed and levels == AS_STORED else levels, notes)
+        else:
+            if ";16" in packed:
+                _check_upper_bytes(image, name, levels, notes)
+            rgb = _rgb(image)
         return rgb if turn is None else rgb.transpose(turn)
 
 
@@ -189,24 +201,39 @@ def _orientation(image: Image.Image) -> Any:
         return None
 
 
-def _rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode[0] in "IF":
-        values = np.asarray(image)
-        if values.dtype == np.int32 and values.min() >= 0 and values.max() <= 65535:
-            values = values.astype(np.uint16)  # how Pillow holds some 16-bit files
-        grey = levels(values, name)
-        if "transparency" in image.info:
-            grey = np.where(values == image.info["transparency"], np.uint8(BACKGROUND), grey)
-        return Image.fromarray(grey).convert("RGB")
+def _grey(image: Image.Image, name: str, levels: Levels, notes: Notes | None) -> Image.Image:
+    """Of more than 8 bits."""
+    values = np.asarray(image)
+    if values.dtype == np.int32 and values.min() >= 0 and values.max() <= 65535:
+        values = values.astype(np.uint16)  # how Pillow holds some 16-bit files
+    grey = to_levels(values, name, levels, notes)
+    if "transparency" in image.info:
+        grey = np.where(values == image.info["transparency"], np.uint8(BACKGROUND), grey)
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _check_upper_bytes(image: Image.Image, name: str, levels: Levels, notes: Notes | None) -> None:
+    """Of colour in 16 bits Pillow reads the upper bytes: enough where all bits are used, and only there."""
+    if levels != AS_STORED:
+        raise BdfError(
+            f"{name}: of colour in 16 bits the upper bytes alone are read, so that a white level comes too late; "
+            "convert the image to 8 bits a channel, or to grey"
+        )
+    bands = np.asarray(image)[:, :, : 1 if image.mode == "LA" else 3]
+    darkest, lightest = int(bands.min()), int(bands.max())
+    note_narrow(name, darkest << 8, (lightest << 8) + 255, 65535, (darkest, lightest), notes, late=True)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         ground = Image.new("RGBA", image.size, (BACKGROUND, BACKGROUND, BACKGROUND, 255))
         return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _from_array(array: np.ndarray, name: str) -> Image.Image:
+def _from_array(array: np.ndarray, name: str, levels: Levels, notes: Notes | None) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if not array.size:
         raise BdfError(f"{name}: expected an image of at least one pixel, found an array of {array.shape}")
-    return Image.fromarray(np.ascontiguousarray(levels(array, name)))
+    return Image.fromarray(np.ascontiguousarray(to_levels(array, name, levels, notes)))

@@ -22,7 +22,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bdf_jax.config import DataConfig
-from bdf_jax.data.records import INDEX, write_index
+from bdf_jax.data.levels import AS_STORED, Levels
+from bdf_jax.data.records import INDEX, Records, write_index
 from bdf_jax.data.trees import LAYOUTS, Tree, read_tree
 from bdf_jax.errors import BdfError
 from bdf_jax.paths import local_path
@@ -30,10 +31,16 @@ from bdf_jax.paths import local_path
 OVERHEAD = 1.02  # bytes of records for a byte of images, with a little air
 
 
-def prepare(tree: Tree, data_dir: str | os.PathLike[str], *, progress: bool = True) -> Path:
+def prepare(tree: Tree, data_dir: str | os.PathLike[str], *, levels: Levels = AS_STORED, progress: bool = True) -> Path:
     """Makes sure that the tree's records are there.
 
     Several processes may ask at once: one writes, the others wait for it.
+
+    Args:
+      tree: whose images are stored as they are, after each was decoded once.
+      data_dir: `data.dir`.
+      levels: what is white in images of more than 8 bits, for the decoding.
+      progress: whether to draw a bar.
 
     Returns:
       The folder of the ArrayRecord files.
@@ -49,7 +56,7 @@ def prepare(tree: Tree, data_dir: str | os.PathLike[str], *, progress: bool = Tr
         home.mkdir(parents=True, exist_ok=True)
         with locked(home / f".{tree.key}.lock", progress=progress):
             if not (done / INDEX).is_file():
-                _write(tree, home, done, progress)
+                _write(tree, home, done, levels, progress)
     return done
 
 
@@ -80,7 +87,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
         raise BdfError(f"data.dir: cannot write {folder}: {error}. Set --config.data.dir to another folder.") from error
 
 
-def _write(tree: Tree, home: Path, done: Path, progress: bool) -> None:
+def _write(tree: Tree, home: Path, done: Path, levels: Levels, progress: bool) -> None:
     needed = int(OVERHEAD * tree.total_bytes) + (1 << 20)
     free = shutil.disk_usage(home).free
     if free < needed:
@@ -89,7 +96,7 @@ def _write(tree: Tree, home: Path, done: Path, progress: bool) -> None:
         shutil.rmtree(left, ignore_errors=True)
     work = Path(tempfile.mkdtemp(prefix=f".{tree.key}.incomplete-", dir=home))
     try:
-        folder = _build(tree, work, progress)
+        folder = _build(tree, work, levels, progress)
         write_index(folder, tree.parts)
         with contextlib.suppress(OSError):
             folder.chmod(0o755)  # data.dir may be shared between users
@@ -103,7 +110,7 @@ def _write(tree: Tree, home: Path, done: Path, progress: bool) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _build(tree: Tree, work: Path, progress: bool) -> Path:
+def _build(tree: Tree, work: Path, levels: Levels, progress: bool) -> Path:
     # Imported here: TensorFlow Datasets takes most of a second, which only a preparation needs.
     import importlib
 
@@ -111,7 +118,7 @@ def _build(tree: Tree, work: Path, progress: bool) -> Path:
 
     module = importlib.import_module(f"bdf_jax.data.builders.{tree.dataset}")
     builder = module.Builder(data_dir=work)
-    builder.progress = progress
+    builder.progress, builder.levels = progress, levels
     config = tfds.download.DownloadConfig(manual_dir=Path(tree.root), try_download_gcs=False)
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download
@@ -149,11 +156,12 @@ def full_disk(folder: Path, found: str, also: str = "") -> BdfError:
     )
 
 
-def main(dataset: str, root: str, data_dir: str, progress: bool = True) -> Path:
+def main(dataset: str, root: str, data_dir: str, levels: Levels = AS_STORED, progress: bool = True) -> Path:
     """What the command does: reads and checks the whole tree (of RegDB, every trial), then prepares it."""
     local_path(data_dir, "--dir", utf8=True)  # before the whole tree is read
     tree = read_tree(dataset, root)
-    folder = prepare(tree, data_dir, progress=progress)
+    folder = prepare(tree, data_dir, levels=levels, progress=progress)
+    Records(folder, tree.root, levels).tell_narrow()
     counts = ", ".join(f"{len(index):,} {part}" for part, index in tree.parts.items())
     print(f"{LAYOUTS[dataset].title}: {counts} images in {folder}")
     return folder
@@ -166,10 +174,12 @@ if __name__ == "__main__":
 
     DATASET = flags.DEFINE_enum("dataset", None, list(LAYOUTS), "Which data set the tree is.")
     ROOT = flags.DEFINE_string("root", None, "Folder of the published tree.")
+    WHITE = flags.DEFINE_float("white", None, "Of images of more than 8 bits: what is white (data.white); see --black.")
+    BLACK = flags.DEFINE_float("black", None, "Likewise: what is black.")
     DIR = flags.DEFINE_string("dir", DataConfig.dir, "Where the records go (data.dir of the configuration).")
 
     def command(_: Sequence[str]) -> None:
         """Flags to `main`."""
-        main(cli.required(DATASET), cli.required(ROOT), DIR.value)
+        main(cli.required(DATASET), cli.required(ROOT), DIR.value, Levels.of(WHITE.value, BLACK.value, "--"))
 
     cli.main(command)

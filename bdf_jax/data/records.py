@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from bdf_jax.data.index import ImageIndex
+from bdf_jax.data.images import verify
+from bdf_jax.data.index import INFRARED, VISIBLE, ImageIndex
+from bdf_jax.data.levels import AS_STORED, Levels, Notes
 from bdf_jax.errors import BdfError
 from bdf_jax.names import as_bytes, from_bytes, printable
 
 INDEX = "index.npz"
+LOOKED_AT = 16  # images of a modality, for a warning
 
 
 def write_index(folder: Path, parts: dict[str, ImageIndex]) -> None:
@@ -39,12 +43,14 @@ class Records:
       root: the tree they were made from, for messages.
       index: of every record, in the order of the records.
       key: which tree they were made from: the name of the folder.
+      levels: what is black and white in them where they have more than 8 bits.
     """
 
-    def __init__(self, folder: Path, root: str):
+    def __init__(self, folder: Path, root: str, levels: Levels = AS_STORED):
         self.folder = folder
         self.root = root
         self.key = folder.name
+        self.levels = levels
         self._source: Any = None
         self._parse: Any = None
         self._lock = threading.Lock()
@@ -94,6 +100,17 @@ class Records:
                 return [feature["image"].bytes_list.value[0] for feature in features]
         return [self.encoded(position) for position in wanted]
 
+    def tell_narrow(self) -> None:
+        """Warns of images whose values use little of their range, after a look at a few of each modality."""
+        notes = Notes()
+        for modality in (VISIBLE, INFRARED):
+            rows = np.flatnonzero(self.index.modalities == modality)
+            for row in rows[np.unique(np.linspace(0, len(rows) - 1, min(LOOKED_AT, len(rows))).astype(int))].tolist():
+                with contextlib.suppress(BdfError):  # damage is told by whoever needs the image
+                    verify(self.encoded(row), printable(str(self.index.names[row])), self.levels, notes)
+        if str(notes):
+            logging.getLogger("bdf_jax").warning("of %d images of each modality: %s", LOOKED_AT, notes)
+
     def damaged(self, position: int, found: str) -> BdfError:
         """The error for a record that can be read but not used."""
         return self._damaged(f"the record of image {self._shown(position)}: {found}")
@@ -123,7 +140,7 @@ class Records:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "root": self.root}
+        return {"folder": self.folder, "root": self.root, "levels": self.levels}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["folder"], state["root"])  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc]

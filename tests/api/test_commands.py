@@ -52,6 +52,31 @@ def test_what_the_names_tell_makes_the_file_one_for_evaluate(model, run, people,
     assert (file.similarity, file.flags) == ("cosine", {"feature": "post_bn", "use": "concat", "flip_tta": True})
 
 
+def test_a_white_level_may_be_typed_and_its_absence_is_told(run, tmp_path, capsys):
+    grey = np.random.default_rng(0).integers(0, 256, (40, 20)).astype(np.uint16)
+    for kind, values in (("8", grey.astype(np.uint8)), ("14", grey * 64 + 100)):
+        (tmp_path / kind).mkdir()
+        Image.fromarray(values).save(tmp_path / kind / "a.png")
+    flags = {"model": run, "modality": "infrared"}
+    assert bdf("embed", images=tmp_path / "8", out=tmp_path / "8.npz", **flags) == 0
+    assert "warning" not in capsys.readouterr().err
+    for levels in ({}, {"white": 16420, "black": 100}):
+        assert bdf("embed", images=tmp_path / "14", out=tmp_path / "14.npz", **levels, **flags) == 0
+        assert ("warning: a.png: its values go from" in capsys.readouterr().err) == (not levels)
+    with np.load(tmp_path / "8.npz") as eight, np.load(tmp_path / "14.npz") as fourteen:
+        np.testing.assert_array_equal(eight["features"], fourteen["features"])
+    levels = {"white": 16420, "black": 100, "k": 1}
+    assert (
+        bdf("search", gallery=tmp_path / "8", gallery_modality="infrared", query=tmp_path / "14", **levels, **flags)
+        == 0
+    )
+    printed = capsys.readouterr()
+    assert "1.0000" in printed.out
+    assert "warning" not in printed.err
+    assert bdf("embed", images=tmp_path / "8", out=tmp_path / "8.npz", white=5, black=9, **flags) == 1
+    assert "white: expected a value above black (9), found 5" in capsys.readouterr().err
+
+
 def test_search_prints_and_writes_what_the_gallery_finds(model, run, people, tmp_path, capsys):
     files = {"json": tmp_path / "found.json", "html": tmp_path / "found.html", "save_gallery": tmp_path / "g.npz"}
     query = people / "person 3" / "0.jpg"

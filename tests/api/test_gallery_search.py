@@ -13,7 +13,7 @@ from small_run import CONFIG, SIZE, save_run
 
 import bdf_jax
 from bdf_jax.api.gallery import Gallery
-from bdf_jax.api.model import SkippedImages
+from bdf_jax.api.warned import SkippedImages
 from bdf_jax.errors import BdfError
 
 

@@ -13,9 +13,10 @@ from PIL import Image
 from small_run import CONFIG, SIZE, save_run
 
 import bdf_jax
-from bdf_jax.api.model import SkippedImages
+from bdf_jax.api.warned import SkippedImages
 from bdf_jax.config import WorldConfig, vary
 from bdf_jax.data.dataset import open_dataset
+from bdf_jax.data.levels import NarrowRange
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.features import embed_split
 from bdf_jax.models import Network
@@ -41,6 +42,47 @@ def test_a_checkpoint_loads_by_its_work_folder_and_by_its_own(run):
     for path, step in ((run, None), (str(run), 7), (run / "checkpoints", None), (run / "checkpoints" / "7", None)):
         model = bdf_jax.load(path, step)
         assert (model.step, model.image_size, model.num_classes) == (7, SIZE, 4)
+
+
+@pytest.fixture
+def ten_bits(people, tmp_path):
+    """The same people by a camera of 10 bits, whose files have 16, and by one of 8, in grey."""
+    for path in sorted(people.rglob("*.png")):
+        grey = np.asarray(Image.open(path).convert("L"))
+        for kind, values in (("8", grey), ("10", grey.astype(np.uint16) * 4)):
+            copy = tmp_path / kind / path.relative_to(people)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(copy)
+    return tmp_path
+
+
+def test_a_camera_of_ten_bits_is_told_and_seen_as_one_of_eight_with_a_white_level(run, model, ten_bits):
+    expected = model.embed(ten_bits / "8", "infrared", progress=False)
+    with pytest.warns(NarrowRange, match=r"^person 0/1\.png: its values go from .*\(white=1023 in Python.*4 more such"):
+        dark = model.embed(ten_bits / "10", "infrared", progress=False)
+    assert np.abs(dark - expected).max() > 1e-3
+    given = {"white": 1020, "progress": False}
+    np.testing.assert_array_equal(model.embed(ten_bits / "10", "infrared", **given), expected)
+    np.testing.assert_array_equal(model.gallery(ten_bits / "10", "infrared", **given).features_ND, expected)
+    np.testing.assert_array_equal(
+        model.derive(ten_bits / "10", "infrared", **given).bases,
+        model.derive(ten_bits / "8", "infrared", progress=False).bases,
+    )
+    with pytest.raises(BdfError, match="white: expected a value above black"):
+        model.embed(ten_bits / "10", "infrared", white=5, black=7)
+    # What was white in training is white here.
+    trained = bdf_jax.load(run)
+    trained.config = vary(trained.config, {"data.white": 1020.0})
+    np.testing.assert_array_equal(trained.embed(ten_bits / "10", "infrared", progress=False), expected)
+
+
+def test_pictures_of_a_saved_gallery_have_its_white_level(model, ten_bits, tmp_path):
+    gallery = model.gallery(ten_bits / "10", "infrared", white=1020, progress=False)
+    gallery.save(tmp_path / "g.npz")
+    for row in range(len(gallery)):
+        np.testing.assert_array_equal(bdf_jax.open_gallery(tmp_path / "g.npz").picture(row), gallery.picture(row))
+    found = gallery.search(ten_bits / "10", 1, white=1020, progress=False)
+    assert found.names[:, 0].tolist() == gallery.names.tolist()
 
 
 def test_what_is_no_checkpoint_is_refused(run, tmp_path):

@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 
 from bdf_jax.data.images import cores, verify
 from bdf_jax.data.index import ImageIndex
+from bdf_jax.data.levels import Levels
 from bdf_jax.data.trees import Tree
 from bdf_jax.errors import BdfError
 from bdf_jax.names import as_bytes, printable
@@ -39,7 +40,7 @@ def features() -> tfds.features.FeaturesDict:
     )
 
 
-def shards(tree: Tree, *, progress: bool) -> dict[str, list[Callable[[], Iterator[Example]]]]:
+def shards(tree: Tree, *, levels: Levels, progress: bool) -> dict[str, list[Callable[[], Iterator[Example]]]]:
     """Generators of the examples of every shard, in the order of the tree; each part of the tree is a TFDS split.
 
     Every image is decoded once on its way, in threads (Pillow releases the GIL). A bad one stops the writing but
@@ -49,7 +50,7 @@ def shards(tree: Tree, *, progress: bool) -> dict[str, list[Callable[[], Iterato
       BdfError: images that cannot be read or decoded.
     """
     per_shard = {part: _slices(tree, part, index) for part, index in tree.parts.items()}
-    state = _Progress(tree, sum(map(len, per_shard.values())), progress)
+    state = _Progress(tree, sum(map(len, per_shard.values())), levels, progress)
     return {
         part: [functools.partial(state.examples, index.select(rows)) for rows in per_shard[part]]
         for part, index in tree.parts.items()
@@ -59,9 +60,10 @@ def shards(tree: Tree, *, progress: bool) -> dict[str, list[Callable[[], Iterato
 class _Progress:
     """The bar and the bad images of one preparation, across its shards."""
 
-    def __init__(self, tree: Tree, shard_count: int, progress: bool):
+    def __init__(self, tree: Tree, shard_count: int, levels: Levels, progress: bool):
         self._root = Path(tree.root)
         self._left = shard_count
+        self._levels = levels
         self._bad: list[str] = []
         self._bar = progress_bar(
             total=sum(map(len, tree.parts.values())),
@@ -76,7 +78,7 @@ class _Progress:
             rows = iter(range(len(index)))
             while True:
                 for row in itertools.islice(rows, READ_AHEAD - len(waiting)):
-                    waiting.append((row, pool.submit(_read_checked, self._root, str(index.names[row]))))
+                    waiting.append((row, pool.submit(_read_checked, self._root, str(index.names[row]), self._levels)))
                 if not waiting:
                     break
                 row, result = waiting.popleft()
@@ -109,13 +111,13 @@ def _slices(tree: Tree, part: str, index: ImageIndex) -> list[np.ndarray]:
     return np.split(np.arange(len(index)), range(count, len(index), count)) if len(index) else []
 
 
-def _read_checked(root: Path, name: str) -> bytes:
+def _read_checked(root: Path, name: str, levels: Levels) -> bytes:
     path, shown = root / name, printable(str(root / name))
     try:
         encoded = path.read_bytes()
     except OSError as error:
         raise BdfError(f"{shown}: cannot be read: {error.strerror}") from error
-    verify(encoded, shown)
+    verify(encoded, shown, levels)
     return encoded
 
 

@@ -12,6 +12,7 @@ from bdf_jax.checkpoints import Metadata
 from bdf_jax.data.dataset import Dataset
 from bdf_jax.data.images import read_pixels
 from bdf_jax.data.index import INFRARED, VISIBLE, ImageIndex
+from bdf_jax.data.levels import AS_STORED, Levels
 from bdf_jax.evaluation import feature_rows
 from bdf_jax.evaluation.feature_file import load_features
 from bdf_jax.evaluation.protocols import Protocol
@@ -47,7 +48,6 @@ def report_network(
       features_ND: of the test images.
       protocols, measured: what was asked and what came out.
       similarity, rerank: how features were compared.
-      notes: warnings to show first.
 
     Returns:
       the page's path.
@@ -97,6 +97,7 @@ def report_features(
     similarity: str | None = None,
     rerank: bool = False,
     notes: Sequence[str] = (),
+    levels: Levels = AS_STORED,
     **chosen: Any,
 ) -> Path:
     """The report of feature files; with pictures where `root` names the tree of the images.
@@ -106,6 +107,7 @@ def report_features(
       rows: from `feature_rows.evaluate_files` with the same arguments as here.
       dataset, features, compare, root, trial, similarity, rerank, **chosen: as there.
       notes: warnings to show first.
+      levels: what is black and white in images of more than 8 bits.
 
     Returns:
       the page's path.
@@ -137,7 +139,7 @@ def report_features(
 
     def picture(row: int) -> np.ndarray:
         name = str(first.index.names[row])
-        return read_pixels(folder / name, printable(str(folder / name)), pictures.SIZE)
+        return read_pixels(folder / name, printable(str(folder / name)), pictures.SIZE, levels)
 
     return write_report(
         out,

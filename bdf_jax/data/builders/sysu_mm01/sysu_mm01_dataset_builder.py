@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from bdf_jax.data.builders import records
+from bdf_jax.data.levels import AS_STORED, Levels
 from bdf_jax.data.trees import LAYOUTS, read_tree
 
 
@@ -19,12 +20,14 @@ class Builder(tfds.core.ShardBasedBuilder):
 
     Attributes:
       progress: whether to show a progress bar.
+      levels: what is white in images of more than 8 bits, which are decoded once.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"The folder with {LAYOUTS['sysu_mm01'].expected}. {LAYOUTS['sysu_mm01'].source}"
     code_path = None  # only for files of checksums; to find it TFDS imports a package that it does not declare
     progress: bool = True
+    levels: Levels = AS_STORED
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -36,4 +39,5 @@ class Builder(tfds.core.ShardBasedBuilder):
         )
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> Mapping[str, Sequence[Any]]:
-        return records.shards(read_tree("sysu_mm01", dl_manager.manual_dir, trials=()), progress=self.progress)
+        tree = read_tree("sysu_mm01", dl_manager.manual_dir, trials=())
+        return records.shards(tree, levels=self.levels, progress=self.progress)
