@@ -24,6 +24,7 @@ from bdf_jax.data.trees.tree import (
     entries,
     require_both_modalities,
     require_disjoint,
+    strangers,
     walk_identities,
 )
 from bdf_jax.data.world.write import RECORD
@@ -247,7 +248,8 @@ def _walk(report: Report, root: Path, folder: str, cam: int, modality: int, pids
     except BdfError as error:
         report.corrupt.append(Problem(str(error), [folder]))
     if not found and folder != llcm.EMPTY_AS_PUBLISHED:
-        report.missing.append(Problem(f"{folder}/ has no image of an identity", [folder]))
+        why = f". {hint}" if (hint := strangers(root / folder)) else ""
+        report.missing.append(Problem(f"{folder}/ has no image of an identity{why}", [folder]))
     return found
 
 

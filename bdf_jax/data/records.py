@@ -101,13 +101,17 @@ class Records:
         return [self.encoded(position) for position in wanted]
 
     def tell_narrow(self) -> None:
-        """Warns of images whose values use little of their range, after a look at a few of each modality."""
+        """Warns of images whose values use little of their range, after a look at a few of each modality.
+
+        They are read from the tree, which is at hand whenever records are opened: what reads records starts slowly.
+        """
         notes = Notes()
         for modality in (VISIBLE, INFRARED):
             rows = np.flatnonzero(self.index.modalities == modality)
             for row in rows[np.unique(np.linspace(0, len(rows) - 1, min(LOOKED_AT, len(rows))).astype(int))].tolist():
-                with contextlib.suppress(BdfError):  # damage is told by whoever needs the image
-                    verify(self.encoded(row), printable(str(self.index.names[row])), self.levels, notes)
+                name = str(self.index.names[row])
+                with contextlib.suppress(BdfError, OSError):  # damage is told by whoever needs the image
+                    verify((Path(self.root) / name).read_bytes(), printable(name), self.levels, notes)
         if str(notes):
             logging.getLogger("bdf_jax").warning("of %d images of each modality: %s", LOOKED_AT, notes)
 

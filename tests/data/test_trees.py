@@ -360,6 +360,27 @@ def test_a_listed_image_that_is_called_otherwise(regdb):
     assert f"There is a file {image.with_suffix('.raw').relative_to(regdb)}, but images have names in .apng" in message
 
 
+def test_files_that_are_not_called_like_images_are_said_to_be_there(regdb, sysu):
+    for path in list((regdb / "Thermal").rglob("*.bmp")):
+        path.rename(path.with_suffix(".raw"))
+    message = refusal("regdb", regdb)
+    assert "Thermal/ has no image" in message
+    assert "There are files such as Thermal/1/male_front_t_00000_1.raw, but images have names in .apng" in message
+    assert "unpack" not in message
+    for path in list((sysu / "cam6").rglob("*.jpg")):
+        path.rename(path.with_suffix(".heic"))
+    assert "There are files such as cam6/0001/0001.heic" in refusal("sysu_mm01", sysu)
+
+
+def test_two_folders_of_one_identity_are_no_person(sysu, regdb):
+    shutil.copytree(sysu / "cam3" / "0005", sysu / "cam3" / "5")
+    assert "cam3: the folders 0005 and 5 are both of identity 5" in refusal("sysu_mm01", sysu)
+    (regdb / "Visible" / "007").mkdir()
+    assert read_tree("regdb", regdb)
+    shutil.copy(next((regdb / "Visible" / "7").iterdir()), regdb / "Visible" / "007")
+    assert "Visible: the folders 007 and 7 are both of identity 7; expected one folder" in refusal("regdb", regdb)
+
+
 def test_listed_identities_that_the_tree_lacks(sysu):
     for cam in range(1, 7):
         for pid in (4, 20):

@@ -8,6 +8,7 @@ from pathlib import Path
 from bdf_jax.data.index import INFRARED, VISIBLE
 from bdf_jax.data.trees.lists import Line, read_lines, require_labels, require_listed
 from bdf_jax.data.trees.tree import (
+    INCOMPLETE,
     ImageFile,
     Layout,
     Tree,
@@ -15,6 +16,7 @@ from bdf_jax.data.trees.tree import (
     listing,
     require_both_modalities,
     require_disjoint,
+    strangers,
     walk_identities,
 )
 from bdf_jax.errors import BdfError
@@ -41,7 +43,7 @@ def read(root: Path, *, trials: Sequence[int] | None = None) -> Tree:
             folder = FOLDERS[part][0]
             raise BdfError(
                 f"RegDB tree {root}: {folder}/ has no image; expected {folder}/<identity>/<image>.bmp, found "
-                f"{listing(root / folder)}. The tree is incomplete: unpack the archive again."
+                f"{listing(root / folder)}. {strangers(root / folder) or INCOMPLETE}."
             )
     by_name = {file.name: file for files in parts.values() for file in files}
     splits = {}

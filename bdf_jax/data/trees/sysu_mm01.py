@@ -8,6 +8,7 @@ from pathlib import Path
 from bdf_jax.data.index import INFRARED, VISIBLE
 from bdf_jax.data.trees.lists import read_ids
 from bdf_jax.data.trees.tree import (
+    INCOMPLETE,
     ImageFile,
     Layout,
     Tree,
@@ -16,6 +17,7 @@ from bdf_jax.data.trees.tree import (
     require_both_modalities,
     require_disjoint,
     require_ids,
+    strangers,
     walk_identities,
 )
 from bdf_jax.errors import BdfError
@@ -47,7 +49,7 @@ def read(root: Path, *, trials: Sequence[int] | None = None) -> Tree:
             raise BdfError(
                 f"SYSU-MM01 tree {root}: cam{cam}/ has no image of an identity in exp/; expected folders such as "
                 f"cam{cam}/{min(wanted):04d}/ with images (.jpg), found {listing(root / f'cam{cam}')}. "
-                "The tree is incomplete: unpack the archive again."
+                f"{strangers(root / f'cam{cam}') or INCOMPLETE}."
             )
         files += here
     splits = {split: [file for file in files if file.pid in members] for split, members in _sets(pids).items()}

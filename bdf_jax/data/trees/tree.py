@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bdf_jax.data.images import named_like_an_image
+from bdf_jax.data.images import SUFFIXES, named_like_an_image
 from bdf_jax.data.index import INFRARED, VISIBLE, ImageIndex
 from bdf_jax.data.trees.key import tree_key
 from bdf_jax.errors import BdfError
@@ -20,6 +20,7 @@ from bdf_jax.names import printable
 from bdf_jax.paths import local_path
 
 DIGITS = 18  # of an identity: every such number has a place in 64 bits
+INCOMPLETE = "The tree is incomplete: unpack the archive again"
 DEMO = "Without the data set, `--config=configs/demo.py` runs on a synthetic world in the same layout."
 
 
@@ -176,8 +177,9 @@ def walk_identities(
     """Images of `folder`/<identity>/ in any order; of all identities or of `pids`.
 
     Raises:
-      BdfError: a folder whose identity has too many digits.
+      BdfError: a folder whose identity has too many digits, or two folders of one identity.
     """
+    known: dict[int, str] = {}
     for entry in entries(root / folder):
         if not (entry.name.isascii() and entry.name.isdigit() and entry.is_dir()):
             continue
@@ -190,8 +192,24 @@ def walk_identities(
             found = image.stat()
             if not stat.S_ISREG(found.st_mode):  # reading a named pipe would wait for ever
                 continue
+            if known.setdefault(pid, entry.name) != entry.name:
+                raise BdfError(
+                    f"{root / folder}: the folders {known[pid]} and {entry.name} are both of identity {pid}; expected "
+                    "one folder for each person. Put their images together, or give one of them another number."
+                )
             name = f"{folder}/{entry.name}/{image.name}"
             yield ImageFile(name, pid, cam, modality, found.st_size, found.st_mtime_ns)
+
+
+def strangers(folder: Path) -> str:
+    """Why nothing in the folders of identities counts as an image, where files are there all the same; else empty."""
+    for entry in entries(folder):
+        if entry.name.isdecimal() and entry.is_dir():
+            for file in entries(entry.path):
+                if not file.name.startswith(".") and not named_like_an_image(file.name) and file.is_file():
+                    found = printable(f"{folder.name}/{entry.name}/{file.name}")
+                    return f"There are files such as {found}, but images have names in {' '.join(SUFFIXES)}"
+    return ""
 
 
 def require_ids(layout: Layout, root: Path, pids: Iterable[int], files: list[ImageFile], source: str) -> None:
