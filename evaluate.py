@@ -28,6 +28,7 @@ USE = flags.DEFINE_enum(
     "use", None, ["base", "derivative", "concat", "sum4"], "Which images speak; default: as trained."
 )
 FLIP_TTA = flags.DEFINE_boolean("flip_tta", None, "Mean feature of the image and its mirror image.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images on the devices at a time; default: as trained.")
 BASELINES = flags.DEFINE_boolean("baselines", None, "Also chance, raw pixels, edges and the untrained network.")
 SAVE_FEATURES = flags.DEFINE_string("save_features", "", "Write the features of the test images to this .npz file.")
 DATA_DIR = flags.DEFINE_string("data_dir", "", "With --workdir: where prepared records and worlds are now.")
@@ -86,6 +87,7 @@ def _evaluate_workdir() -> None:
 
     run = load_metadata(WORKDIR.value, STEP.value).config
     given = {"feature": FEATURE.value, "use": USE.value, "flip_tta": FLIP_TTA.value, "baselines": BASELINES.value}
+    given["batch_size"] = BATCH_SIZE.value
     data = {"dataset": DATASET.value, "root": ROOT.value, "dir": DATA_DIR.value, "trial": TRIAL.value}
     data |= {"white": WHITE.value, "black": BLACK.value}
     changes = {f"evaluation.{name}": value for name, value in given.items() if value is not None}

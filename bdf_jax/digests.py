@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bdf_jax.errors import BdfError
+from bdf_jax.trouble import check_readable, refuse_trouble
 
 NAME = "SHA256SUMS"
 LINE = re.compile(r"([0-9a-f]{64})  (.+)")
@@ -38,13 +39,16 @@ def check_digests(folder: Path) -> None:
 
     Raises:
       BdfError: a file is missing or has other bytes than were written; names it.
+      Trouble: a file cannot be read, and may be whole.
     """
     listing = folder / NAME
-    if not listing.exists():
-        return
     try:
         lines = listing.read_text().splitlines(keepends=True)
+    except FileNotFoundError:
+        check_readable(folder)
+        return
     except (OSError, ValueError) as error:
+        refuse_trouble(error, f"{NAME} cannot be read")
         raise BdfError(f"{NAME} cannot be read ({error})") from error
     if not lines:
         raise BdfError(f"{NAME} is empty")
@@ -55,6 +59,7 @@ def check_digests(folder: Path) -> None:
         try:
             found = _sha256(folder / match[2])
         except OSError as error:
+            refuse_trouble(error, f"{match[2]} cannot be read")
             raise BdfError(f"{match[2]} cannot be read ({error.strerror})") from error
         if found != match[1]:
             raise BdfError(f"{match[2]} has other bytes than were written")

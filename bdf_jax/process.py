@@ -12,6 +12,7 @@ from collections.abc import Callable
 from bdf_jax import streams
 from bdf_jax.compilation_cache import use_compilation_cache
 from bdf_jax.errors import BdfError
+from bdf_jax.trouble import IN_EMBEDDING, IN_TRAINING, is_memory, trouble_of
 
 INTERRUPTED = 130  # as a shell reports Ctrl-C
 UNPRINTED = 1
@@ -25,7 +26,8 @@ def run_command(command: Callable[[], int | None]) -> int:
 
     Returns:
       What `command` returns (None: 0); the error's own code after a BdfError (1, or 75 when preempted with everything
-      saved), 130 when interrupted, 1 when it came to its end and standard output could not take what it printed.
+      saved); 1 after trouble of the machine (permission, a disk, memory); 130 when interrupted; 1 when it came to its
+      end and standard output could not take what it printed.
     """
     streams.settle()
     try:
@@ -38,6 +40,14 @@ def run_command(command: Callable[[], int | None]) -> int:
     except KeyboardInterrupt as error:
         print("interrupted" + (f": {error}" if str(error) else ""), file=sys.stderr)
         return INTERRUPTED
+    except Exception as error:
+        found = trouble_of(error)
+        if not found:
+            raise  # an error of ours
+        of_a_file = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        remedy = f"; in training {IN_TRAINING}; in evaluation {IN_EMBEDDING}" if is_memory(error) else ""
+        print(f"error: {of_a_file}{found}{remedy}", file=sys.stderr)
+        return BdfError.exit_code
     lost = streams.lost_output()
     if lost is None:
         return code

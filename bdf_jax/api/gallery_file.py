@@ -21,6 +21,7 @@ import numpy as np
 from bdf_jax.errors import BdfError
 from bdf_jax.output import replaced
 from bdf_jax.paths import local_path
+from bdf_jax.trouble import refuse_trouble
 
 FORMAT = 1
 SMALL = ("names", "ids", "modality", "about")  # what is read at once
@@ -113,9 +114,8 @@ def read(path: str | os.PathLike[str], *, verify: bool | None = None) -> Stored:
             raise BdfError(f"{file}: expected a gallery of format {FORMAT}, found {about['format']!r}; embed it again")
     except BdfError:
         raise
-    except OSError as error:
-        raise BdfError(f"{file}: cannot be read: {error.strerror or error}") from error
     except Exception as error:  # zipfile, zlib, numpy and json each have their own for bytes that make no sense
+        refuse_trouble(error, f"{file}: cannot be read")
         raise BdfError(
             f"{file}: damaged gallery, or not a gallery: {error or type(error).__name__}; embed the images again"
         ) from error

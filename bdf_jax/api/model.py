@@ -31,6 +31,7 @@ from bdf_jax.evaluation.features import depends_on_modality, flags_of, make_embe
 from bdf_jax.models import Network
 from bdf_jax.paths import local_path
 from bdf_jax.progress import bar
+from bdf_jax.trouble import IN_EMBEDDING, enough_memory
 
 if TYPE_CHECKING:
     from bdf_jax.api.gallery import Gallery
@@ -161,6 +162,7 @@ class Model:
         warn_of(gathered, failed)
         return features_ND
 
+    @enough_memory(IN_EMBEDDING)
     def embed_images(
         self,
         images: Any,
@@ -190,6 +192,7 @@ class Model:
         check_some_left(gathered, failed)
         return gathered, features_ND, failed
 
+    @enough_memory(IN_EMBEDDING)
     def derive(
         self,
         images: Any,

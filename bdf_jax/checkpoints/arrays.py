@@ -6,6 +6,7 @@ all of them, `state/manifest.ocdbt`. Without that list none of them is found.
 
 from __future__ import annotations
 
+import glob
 import os
 import shlex
 from pathlib import Path
@@ -50,10 +51,10 @@ def check_arrays(step: Path, expected: int | None = None) -> None:
 
 
 def unjoined(step: Path) -> bool:
-    """Whether the arrays of a checkpoint were written, but not the list of them all."""
+    """Whether the arrays of a checkpoint were written, but not the list of them all; no where that cannot be read."""
     state = step / "state"
-    without = not os.path.exists(state / LIST) and any(state.glob(f"{PART}/{LIST}"))
-    return without and f"state/{LIST}" not in digests_of(step)  # else it was there and was lost later: damage
+    without = not os.path.exists(state / LIST) and glob.glob(f"{glob.escape(str(state))}/{PART}/{LIST}")
+    return bool(without) and f"state/{LIST}" not in digests_of(step)  # else it was there and was lost later: damage
 
 
 def rescue(workdir: Path) -> dict[int, str]:

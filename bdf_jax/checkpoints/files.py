@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -10,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from bdf_jax import config as configs
-from bdf_jax.digests import json_digest
+from bdf_jax.digests import digests_of, json_digest
 from bdf_jax.errors import BdfError
+from bdf_jax.trouble import Trouble, refuse_trouble
 
 METADATA = "_CHECKPOINT_METADATA"  # Orbax's file; what we have in it carries a digest of its own
 # Orbax writes these once more after the digests: a mark that nobody reads on a local disk, and the file of the
@@ -54,13 +54,15 @@ def read(path: Path) -> tuple[Metadata, float | None]:
     """What the checkpoint in `path` says of itself, and its validation score.
 
     Raises:
-      BdfError: it cannot be read, or is not of this checkpoint; the path is not named.
+      BdfError: it makes no sense, or is not of this checkpoint; the path is not named.
+      Trouble: it cannot be read, and may be whole.
     """
     try:
         values = dict(json.loads((path / METADATA).read_text())["custom_metadata"])
     except FileNotFoundError as error:
         raise BdfError(f"{METADATA} is missing") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
+        refuse_trouble(error, f"{METADATA} cannot be read")
         raise BdfError(f"{METADATA} cannot be read ({first_line(error)})") from error
     digest = values.pop("sha256", None)
     metadata = Metadata.from_json(values)
@@ -72,17 +74,35 @@ def read(path: Path) -> tuple[Metadata, float | None]:
 
 
 def newest_metadata(workdir: Path) -> tuple[int, Metadata] | None:
-    """Step and metadata of the newest checkpoint of a work folder that has any to read; None where there is none."""
+    """Step and metadata of the newest checkpoint of a work folder that is not damaged; None where there is none.
+
+    Raises:
+      Trouble: it cannot be read, and may be whole.
+    """
     root = workdir / "checkpoints"
-    for step in reversed(finished(root) if root.is_dir() else []):
-        with contextlib.suppress(BdfError):
+    for step in reversed(finished(root)):
+        try:
             return step, read(root / str(step))[0]
+        except Trouble:
+            raise
+        except BdfError:
+            continue
     return None
 
 
 def finished(root: Path) -> list[int]:
-    """Steps of the checkpoints in a folder, where anything else may lie too."""
-    names = (child.name for child in root.iterdir() if child.is_dir())
+    """Steps of the checkpoints in a folder, where anything else may lie too, or nothing.
+
+    Raises:
+      Trouble: the folder cannot be looked into.
+    """
+    try:
+        names = [child.name for child in root.iterdir() if child.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        refuse_trouble(error, f"{root}: cannot be looked into")
+        raise
     return sorted(int(name) for name in names if name.isascii() and name.isdecimal() and name == str(int(name)))
 
 
@@ -100,12 +120,29 @@ def best(root: Path) -> int | None:
 
 
 def unusable(root: Path, step: int, error: Exception) -> BdfError:
-    """The error for one damaged checkpoint: what is wrong, and which others there are."""
+    """The error for one checkpoint that cannot be used: what is wrong, and which others there are."""
     others = [str(other) for other in finished(root) if other != step]
     hint = f"; name another with --step={others[-1]}" if others else "; there is no other one here"
     hint += f" ({', '.join(others)} are there)" if len(others) > 1 else ""
+    if isinstance(error, Trouble):
+        return Trouble(f"{root / str(step)}: {error}{hint}")
     what = str(error) if isinstance(error, BdfError) else first_line(error)
     return BdfError(f"{root / str(step)}: damaged checkpoint: {what}{hint}")
+
+
+def refuse_undamaged(path: Path, error: Exception) -> None:
+    """Raises an error for a checkpoint that cannot be loaded and is not damaged; returns where it may be.
+
+    Raises:
+      Trouble: of the machine.
+      BdfError: every file is as it was written (whoever asks has compared the digests), so something else is wrong.
+    """
+    refuse_trouble(error, f"{path}: cannot be loaded")
+    if digests_of(path):
+        raise BdfError(
+            f"{path}: every file is as it was written, but this program cannot load it: {first_line(error)}; nothing "
+            "was changed. Load it with the version that wrote it, or move it elsewhere to go on without it"
+        ) from error
 
 
 def none_left(directory: Path, failures: Mapping[int, str]) -> BdfError:

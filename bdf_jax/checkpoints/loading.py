@@ -11,10 +11,11 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from bdf_jax.checkpoints.arrays import how_to_rescue, unjoined
-from bdf_jax.checkpoints.files import Metadata, best, finished, read, unusable
+from bdf_jax.checkpoints.files import Metadata, best, finished, read, refuse_undamaged, unusable
 from bdf_jax.digests import check_digests
 from bdf_jax.errors import BdfError
 from bdf_jax.paths import UNREADABLE, check_name, local_path
+from bdf_jax.trouble import check_platform
 
 
 def load_variables(path: str | os.PathLike[str], step: int | None = None) -> tuple[Metadata, dict[str, Any], int]:
@@ -29,6 +30,7 @@ def load_variables(path: str | os.PathLike[str], step: int | None = None) -> tup
 
     Raises:
       BdfError: no such folder, no checkpoint in it, no such step, or a damaged one.
+      Trouble: of the machine, which says nothing against the checkpoint.
     """
     return _load(path, step, ("params", "batch_stats"))
 
@@ -82,13 +84,19 @@ def _load(
     path: str | os.PathLike[str], step: int | None, names: Collection[str] | None
 ) -> tuple[Metadata, dict[str, Any], int]:
     root, step = _find(path, step)
-    if unjoined(root / str(step)):
-        raise BdfError(f"{root / str(step)}: {how_to_rescue(root)}")
+    folder = root / str(step)
+    if unjoined(folder):
+        raise BdfError(f"{folder}: {how_to_rescue(root)}")
+    check_platform()
     try:
-        check_digests(root / str(step))
-        metadata, _ = read(root / str(step))
-        return metadata, _load_arrays(root / str(step), names), step
+        check_digests(folder)
+        metadata, _ = read(folder)
+    except BdfError as error:
+        raise unusable(root, step, error) from error
+    try:
+        return metadata, _load_arrays(folder, names), step
     except Exception as error:
+        refuse_undamaged(folder, error)
         raise unusable(root, step, error) from error
 
 

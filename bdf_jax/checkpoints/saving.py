@@ -15,9 +15,19 @@ from orbax.checkpoint import v1 as ocp
 
 from bdf_jax import distributed
 from bdf_jax.checkpoints.arrays import check_arrays, how_to_rescue, unjoined
-from bdf_jax.checkpoints.files import WRITTEN_LAST, Metadata, best, finished, first_line, none_left, read
+from bdf_jax.checkpoints.files import (
+    WRITTEN_LAST,
+    Metadata,
+    best,
+    finished,
+    first_line,
+    none_left,
+    read,
+    refuse_undamaged,
+)
 from bdf_jax.digests import check_digests, json_digest, write_digests
 from bdf_jax.errors import BdfError
+from bdf_jax.trouble import Trouble
 
 KEEP = 2  # the last, and the one before in case the last is damaged
 FULL = ("No space left", "Disk quota exceeded")  # the system's words, inside those of several libraries
@@ -135,13 +145,14 @@ class Checkpoints:
           The state and its step; `state` itself and 0 where there is no checkpoint.
 
         Raises:
-          BdfError: there are checkpoints, and none can be read.
+          BdfError: there are checkpoints, and none can be read; or the newest cannot, and is not damaged.
         """
         failures: dict[int, str] = {}
         for step in reversed(self.steps()):
             try:
                 restored = self._orbax.load(step, jax.tree.map(_abstract, state))
             except Exception as error:
+                refuse_undamaged(self.directory / str(step), error)
                 failures[step] = first_line(error)
                 continue
             if failures:
@@ -164,7 +175,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            whole = finished(self.directory) if self.directory.is_dir() else []
+            whole = finished(self.directory)
             kept = f"the checkpoint of step {whole[-1]} is whole" if whole else "there is no earlier checkpoint"
             full = any(words in str(error) for words in FULL)
             said = str(error) if isinstance(error, BdfError) else first_line(error)
@@ -189,7 +200,7 @@ class Checkpoints:
 
     def _pass_over_damaged(self) -> None:
         """Before Orbax looks: it cannot open a folder with some kinds of damage, and would keep the wrong ones."""
-        steps = finished(self.directory) if self.directory.is_dir() else []
+        steps = finished(self.directory)
         failures: dict[int, str] = {}
         for step in steps:
             if unjoined(self.directory / str(step)):
@@ -197,6 +208,10 @@ class Checkpoints:
             try:
                 check_digests(self.directory / str(step))
                 read(self.directory / str(step))
+            except Trouble as error:
+                raise Trouble(
+                    f"{self.directory / str(step)}: {error}; nothing was changed. Mend that and start again"
+                ) from error
             except BdfError as error:
                 failures[step] = str(error)
         if failures and len(failures) == len(steps):

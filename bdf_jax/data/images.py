@@ -31,6 +31,7 @@ from PIL import Image, features
 
 from bdf_jax.data.levels import AS_STORED, Levels, Notes, note_narrow, to_levels
 from bdf_jax.errors import BdfError
+from bdf_jax.trouble import Trouble, trouble_of
 
 # What is read, by content, with the endings of the names that a file in a folder has if it is an image (a file that is
 # named itself may have any). Not all that Pillow knows: EPS, say, would start another program.
@@ -137,6 +138,8 @@ def _refusals(name: str) -> Iterator[None]:
         if error.errno is not None:
             raise BdfError(f"{name}: cannot be read: {error.strerror}") from error
         raise BdfError(f"{name}: damaged image: {error}") from error
+    except MemoryError as error:
+        raise Trouble(f"{name}: {trouble_of(error)}") from error
     except Exception as error:  # Pillow's decoders raise nearly every type of exception on damaged bytes
         raise BdfError(f"{name}: damaged image: {error or type(error).__name__}") from error
 

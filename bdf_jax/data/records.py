@@ -16,6 +16,7 @@ from bdf_jax.data.index import INFRARED, VISIBLE, ImageIndex
 from bdf_jax.data.levels import AS_STORED, Levels, Notes
 from bdf_jax.errors import BdfError
 from bdf_jax.names import as_bytes, from_bytes, printable
+from bdf_jax.trouble import check_readable, refuse_trouble
 
 INDEX = "index.npz"
 LOOKED_AT = 16  # images of a modality, for a warning
@@ -59,6 +60,7 @@ class Records:
                 self._parts = [str(part) for part, n in zip(stored["parts"], stored["lengths"], strict=True) if n > 0]
                 self.index = ImageIndex(stored["names"], stored["pids"], stored["cams"], stored["modalities"])
         except Exception as error:  # a damaged zip file raises many types
+            refuse_trouble(error, f"prepared records {folder}: {INDEX} cannot be read")
             raise self._damaged(f"{INDEX} cannot be read ({error})") from error
 
     def positions(self, names: np.ndarray) -> np.ndarray:
@@ -85,6 +87,7 @@ class Records:
                 return feature["image"].bytes_list.value[0]
             found = "another image"
         except Exception as error:  # ArrayRecord and protobuf raise many types on damaged files
+            refuse_trouble(error, f"prepared records {self.folder}: image {self._shown(position)}")
             found = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise self._damaged(f"the record of image {self._shown(position)} holds {found}")
 
@@ -139,6 +142,8 @@ class Records:
             self._source = source
 
     def _damaged(self, what: str) -> BdfError:
+        """The error for records that are damaged; raises Trouble where it is the machine that refuses them."""
+        check_readable(self.folder)
         return BdfError(
             f"prepared records {self.folder}: {what}. Delete that folder; the next run prepares it again from the tree."
         )

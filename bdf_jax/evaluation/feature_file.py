@@ -18,6 +18,7 @@ import numpy as np
 from bdf_jax.data.index import ImageIndex
 from bdf_jax.errors import BdfError
 from bdf_jax.output import replaced
+from bdf_jax.trouble import refuse_trouble
 
 COLUMNS = ("features", "pids", "cams", "modality", "names")
 FLAGS = {"feature": "", "use": "", "flip_tta": False}  # what a file may say of its features, and the default
@@ -118,6 +119,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
                 raise BdfError(f"{path}: expected an .npz of several arrays, found a single array (.npy); use np.savez")
             return {key: _array(path, stored, key) for key in (*COLUMNS, "similarity", *FLAGS) if key in stored}
     except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+        refuse_trouble(error, f"{path}: cannot be read")
         raise BdfError(f"{path}: expected an .npz written by np.savez, found something else ({error})") from error
 
 

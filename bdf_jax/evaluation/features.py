@@ -18,6 +18,7 @@ from bdf_jax.data.index import INFRARED, VISIBLE
 from bdf_jax.data.loader import eval_batches
 from bdf_jax.models import Network
 from bdf_jax.progress import bar
+from bdf_jax.trouble import IN_EMBEDDING, enough_memory
 
 Embed = Callable[[Mapping[str, Any], Any, int], jax.Array]
 
@@ -65,6 +66,7 @@ def make_embed(network: Network, settings: EvaluationConfig) -> Embed:
     return jax.jit(embed, static_argnums=2)
 
 
+@enough_memory(IN_EMBEDDING)
 def embed_split(
     network: Network,
     variables: Mapping[str, Any],
@@ -88,6 +90,9 @@ def embed_split(
 
     Returns:
       (N, D') float32 in the order of `split.index`, whole in every process.
+
+    Raises:
+      Trouble: memory does not suffice.
     """
     devices = jax.local_devices()
     mesh = jax.make_mesh((len(devices),), ("images",), axis_types=(AxisType.Auto,), devices=devices)

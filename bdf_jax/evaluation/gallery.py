@@ -22,6 +22,7 @@ import numpy as np
 
 from bdf_jax.data.index import INFRARED, ImageIndex
 from bdf_jax.errors import BdfError
+from bdf_jax.trouble import refuse_trouble
 
 TRIALS = 10
 SHIPPED = Path(__file__).parent / "data" / "sysu_mm01_gallery.npz"
@@ -109,6 +110,7 @@ def tree_picks(root: str | Path) -> Picks | None:
             if cell.size
         }
     except Exception as error:  # scipy raises many kinds on a damaged file
+        refuse_trouble(error, f"{path}: cannot be read")
         raise BdfError(
             f"{path}: expected a MATLAB file with the (6, 1) cell array 'rand_perm_cam', found something else "
             f"({error}); copy it again or remove it"

@@ -29,6 +29,7 @@ from bdf_jax.training.preemption import Preempted
 from bdf_jax.training.state import TrainState, initial_state
 from bdf_jax.training.watch import Watch
 from bdf_jax.training.workdir import MetricsFile, claimed
+from bdf_jax.trouble import IN_TRAINING, check_platform, enough_memory
 
 # Where things lie, and how fast they are read, may differ from host to host.
 OF_A_HOST = ("data.root", "data.dir", "data.workers", "data.prefetch", "data.decoded_cache")
@@ -55,6 +56,7 @@ def run(config: Config, workdir: str | Path) -> list[dict]:
       KeyboardInterrupt: Ctrl-C; its text says which checkpoint is kept.
     """
     check_data_places(config.data)
+    check_platform()
     check_wandb(config.training.wandb)
     distributed.agree("their configuration", {name: value for name, value in _fields(config) if name not in OF_A_HOST})
     with _claimed_by_first(workdir, config) as folder:
@@ -65,7 +67,8 @@ def run(config: Config, workdir: str | Path) -> list[dict]:
         if distributed.is_first():
             _introduce(config, dataset, total)
         try:
-            train(config, dataset, folder, total)
+            with enough_memory(IN_TRAINING):
+                train(config, dataset, folder, total)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_kept(folder)) from None
         return evaluate_workdir(folder, config=config.evaluation, dataset=dataset)
@@ -158,7 +161,10 @@ def total_steps(config: Config, dataset: Dataset) -> int:
 
 def _kept(folder: Path) -> str:
     """What an interrupted run goes on from."""
-    newest = newest_metadata(folder)
+    try:
+        newest = newest_metadata(folder)
+    except BdfError as error:
+        return f"which checkpoint is kept cannot be told ({error})"
     if newest:
         return f"the checkpoint of step {newest[0]} is kept; the same command continues from there"
     return "before the first checkpoint, so nothing is kept; the same command starts anew (training.checkpoint_every)"

@@ -25,6 +25,7 @@ from bdf_jax.errors import BdfError
 from bdf_jax.output import write_json
 from bdf_jax.paths import check_data_places
 from bdf_jax.training.workdir import claimed
+from bdf_jax.trouble import refuse_trouble
 
 RESULT = "result.json"  # in the work folder of a finished run: its rows
 PREEMPTED = 75
@@ -132,7 +133,8 @@ def _finished(job: Job) -> dict[str, list[dict[str, Any]]] | None:
     try:
         found = json.loads((job.workdir / RESULT).read_text())
         return found["rows"] if {name: found[name] for name in job.about()} == job.about() else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        refuse_trouble(error, f"{job.workdir / RESULT}: cannot be read")  # what is finished is not trained again
         return None
 
 

@@ -19,6 +19,7 @@ from bdf_jax.data.world.worker import write_share
 from bdf_jax.errors import BdfError
 from bdf_jax.paths import local_path
 from bdf_jax.progress import bar as progress_bar
+from bdf_jax.trouble import refuse_trouble
 
 RECORD = "world.json"  # in the root of every finished world: its parameters
 WORTH_A_PROCESS = 400  # pictures; starting a process costs about half a second
@@ -115,7 +116,8 @@ def _is_complete(root: Path, spec: WorldSpec) -> bool:
         return False
     try:
         found = dict(json.loads((root / RECORD).read_text()))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError) as error:
+        refuse_trouble(error, f"{root / RECORD}: cannot be read")
         raise BdfError(
             f"{root}: expected nothing or a world written earlier ({RECORD}), found other content; name another folder"
         ) from None
