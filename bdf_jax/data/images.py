@@ -183,18 +183,29 @@ def _upright_rgb(image: Image.Image, name: str, levels: Levels, notes: Notes | N
     """Decoded, opaque, 8 bits a channel, and turned as EXIF says."""
     _check_size(image, name)
     with _one_large if image.width * image.height > LARGE else contextlib.nullcontext():
-        packed = str(
-            [tile[3] for tile in getattr(image, "tile", ())]
-        )  # how the file holds the values; gone after loading
+        deep, white = _depth(image)
         image.load()
         turn = EXIF_TURNS.get(_orientation(image))
         if image.mode[0] in "IF":
-            rgb = _grey(image, name, Levels(4095) if "I;12" in packed and levels == AS_STORED else levels, notes)
+            rgb = _grey(image, name, white, levels, notes)
         else:
-            if ";16" in packed:
+            if deep:
                 _check_upper_bytes(image, name, levels, notes)
             rgb = _rgb(image)
         return rgb if turn is None else rgb.transpose(turn)
+
+
+def _depth(image: Image.Image) -> tuple[bool, int | None]:
+    """Of an image not loaded yet: whether its file has more than 8 bits, and what is white where the file says so."""
+    for tile in getattr(image, "tile", ()):
+        how = tile[3]  # Pillow's name for how the values are held; of PPM also the greatest
+        if image.format == "PPM" and isinstance(how, tuple):
+            return how[1] > 255, how[1]
+        if "I;12" in str(how):
+            return True, 4095
+        if ";16" in str(how):
+            return True, None
+    return False, None
 
 
 def _orientation(image: Image.Image) -> Any:
@@ -204,11 +215,15 @@ def _orientation(image: Image.Image) -> Any:
         return None
 
 
-def _grey(image: Image.Image, name: str, levels: Levels, notes: Notes | None) -> Image.Image:
-    """Of more than 8 bits."""
+def _grey(image: Image.Image, name: str, white: int | None, levels: Levels, notes: Notes | None) -> Image.Image:
+    """Of more than 8 bits; `white` where the file says so."""
     values = np.asarray(image)
     if values.dtype == np.int32 and values.min() >= 0 and values.max() <= 65535:
         values = values.astype(np.uint16)  # how Pillow holds some 16-bit files
+    if white is not None and image.format == "PPM":
+        values = np.round(values * (white / 65535)).astype(np.uint16)  # Pillow has stretched them
+    if white not in (None, 65535) and levels == AS_STORED:
+        levels = Levels(white)
     grey = to_levels(values, name, levels, notes)
     if "transparency" in image.info:
         grey = np.where(values == image.info["transparency"], np.uint8(BACKGROUND), grey)

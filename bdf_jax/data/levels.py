@@ -17,7 +17,8 @@ import numpy as np
 from bdf_jax.errors import BdfError
 
 NARROW = 0.25  # of the whole range: 14 of 16 bits, and all that is less
-CLIPPED = 0.5  # of the pixels, beyond black or white
+BEYOND = 0.5  # of the pixels, beyond a black and a white that were given
+SPAN = 16  # levels between these, of 255
 
 
 class NarrowRange(UserWarning):
@@ -158,11 +159,13 @@ def _between(values: np.ndarray, name: str, levels: Levels, notes: Notes | None)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise BdfError(f"{name}: expected finite values, found NaN or infinity")
     shares = (values.astype(np.float64) - black) / (white - black)
-    clipped = float(((shares < 0) | (shares > 1)).mean())
-    if notes is not None and clipped > CLIPPED:
+    found = np.round(np.clip(shares, 0, 1) * 255).astype(np.uint8)
+    beyond, span = float(((shares < 0) | (shares > 1)).mean()), int(found.max()) - int(found.min())
+    if notes is not None and (beyond > BEYOND or span < SPAN):
         notes.add(
             name,
-            f"{clipped:.0%} of its values, from {values.min():g} to {values.max():g}, lie beyond black ({black:g}) and "
-            f"white ({white:g}), and are seen as black or white. Give a white and a black that fit",
+            f"its values go from {values.min():g} to {values.max():g}, which a network sees as grey levels "
+            f"{found.min()} to {found.max()} of 255 where black is {black:g} and white {white:g}, {beyond:.0%} of them "
+            "beyond these. Give a white and a black that fit",
         )
-    return np.round(np.clip(shares, 0, 1) * 255).astype(np.uint8)
+    return found

@@ -87,7 +87,10 @@ def test_one_image_is_named_and_the_others_are_counted():
 
 def test_a_white_level_that_most_values_lie_beyond_is_told():
     said = said_of(GREY * 64, Levels(1023))
-    assert "of its values, from 0 to 16320, lie beyond black (0) and white (1023)" in said
+    assert said.startswith("a.png: its values go from 0 to 16320, which a network sees as grey levels 0 to 255 of 255")
+    assert "where black is 0 and white 1023, 9" in said
+    said = said_of(GREY / 255, Levels(1023))
+    assert "its values go from 0 to 1, which a network sees as grey levels 0 to 0" in said
 
 
 def test_integers_and_floats_of_any_range_have_a_white_level_too():
@@ -149,6 +152,45 @@ def test_impossible_levels_are_refused(white, black, message):
 def test_impossible_levels_of_a_configuration_are_refused():
     with pytest.raises(BdfError, match=r"data\.white: expected a value above data\.black = 7"):
         vary(Config(), {"data.black": 7.0})
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_files_that_say_what_is_white_need_no_level(colour):
+    """PPM has a field for it."""
+    values = np.dstack([GREY * 16] * 3) if colour else GREY * 16
+    head = b"P6" if colour else b"P5"
+    said, silent = (head + b" 12 24 %d\n" % white + values.astype(">u2").tobytes() for white in (4080, 65535))
+    expected = read_pixels(GREY.astype(np.uint8), "", GREY.shape)
+    np.testing.assert_allclose(read_pixels(said, "", GREY.shape).astype(int), expected, atol=1)
+    assert said_of(said) == ""
+    assert "which a network sees as grey levels 0 to 1" in said_of(silent)
+    if not colour:
+        for each in (said, silent):
+            np.testing.assert_array_equal(read_pixels(each, "", GREY.shape, Levels(4080)), expected)
+
+
+def twelve_bits_packed(values: np.ndarray) -> bytes:
+    """A TIFF by hand: two values in three bytes."""
+    pairs = values.reshape(-1, 2).astype(int)
+    data = b"".join(bytes([x >> 4, (x & 15) << 4 | y >> 8, y & 255]) for x, y in pairs)
+    height, width = values.shape
+    tags = [(256, width), (257, height), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, height)]
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in [*tags, (279, len(data))]]
+    return (
+        b"II*\0"
+        + struct.pack("<I", 8 + len(data))
+        + data
+        + struct.pack("<H", len(entries))
+        + b"".join(entries)
+        + bytes(4)
+    )
+
+
+def test_twelve_bits_in_a_file_of_twelve_are_what_they_are():
+    expected = read_pixels(GREY.astype(np.uint8), "", GREY.shape)
+    found = read_pixels(twelve_bits_packed(GREY * 16), "", GREY.shape)
+    np.testing.assert_allclose(found.astype(int), expected, atol=1)
+    assert said_of(twelve_bits_packed(GREY * 16)) == ""
 
 
 # Trees.
