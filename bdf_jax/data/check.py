@@ -34,6 +34,7 @@ from bdf_jax.paths import local_path
 from bdf_jax.progress import bar
 
 ARCHIVES = (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz", ".xz", ".bz2")
+MOST_GAPS = 1000  # in the numbers of a folder: beyond, they were not given from 1 on
 WORDS = {VISIBLE: "visible", INFRARED: "infrared"}
 
 
@@ -148,7 +149,11 @@ def _sysu_gaps(report: Report, files: Sequence[ImageFile], expected: dict[tuple[
             report.warnings.append(
                 f"{printable(file.name)}: the name is not a number, as the official galleries need it"
             )
-    counts = expected or {key: max(found) for key, found in numbers.items()}
+    counts = dict(expected) or {key: max(found) for key, found in numbers.items()}
+    for (cam, pid), count in sorted(counts.items()):
+        if count > len(numbers[cam, pid]) + MOST_GAPS:  # frames of a film, or moments of a day
+            report.warnings.append(f"cam{cam}/{pid:04d}: the numbers go to {count}, not from 1 on without gaps")
+            del counts[cam, pid]
     absent = [
         f"cam{cam}/{pid:04d}/{k:04d}.jpg"
         for (cam, pid), count in sorted(counts.items())

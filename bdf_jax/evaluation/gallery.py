@@ -173,8 +173,16 @@ def image_number(name: str) -> int:
 
 
 def _numbered(index: ImageIndex) -> dict[tuple[int, int, int], int]:
-    rows = np.flatnonzero(index.modalities != INFRARED).tolist()
-    return {(int(index.cams[r]), int(index.pids[r]), image_number(str(index.names[r]))): r for r in rows}
+    numbered: dict[tuple[int, int, int], int] = {}
+    for row in np.flatnonzero(index.modalities != INFRARED).tolist():
+        key = int(index.cams[row]), int(index.pids[row]), image_number(str(index.names[row]))
+        other = numbered.setdefault(key, row)
+        if other != row:
+            raise BdfError(
+                f"images {str(index.names[other])!r} and {str(index.names[row])!r} have one number, and the official "
+                "galleries choose by number: take one of them out of the folder, or use the other family: --gallery=agw"
+            )
+    return numbered
 
 
 def _folders(index: ImageIndex, modality: int) -> dict[tuple[int, int], list[int]]:

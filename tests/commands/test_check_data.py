@@ -162,6 +162,15 @@ def test_every_damage_of_sysu_is_told_in_one_report(tree, capsys):
     assert err.splitlines()[-1].startswith(f"error: {root}: ")
 
 
+def test_images_that_are_numbered_by_the_clock_are_no_gaps(tree, capsys):
+    root = tree("sysu_mm01")
+    folder = next((root / "cam2").iterdir())
+    (folder / "0001.jpg").rename(folder / "1681550000123.jpg")
+    report = as_json(capsys, "sysu_mm01", root, "--quick")
+    assert report["usable"]
+    assert any(f"cam2/{folder.name}: the numbers go to 1681550000123" in warning for warning in report["warnings"])
+
+
 def test_every_damage_of_regdb_is_told_in_one_report(tree, capsys):
     root = tree("regdb")
     visible = sorted((root / "Visible").rglob("*.bmp"))

@@ -220,6 +220,15 @@ def test_a_gallery_under_20_identities_has_an_r20():
     assert row["R20"] == 100
 
 
+def test_two_images_of_one_number_are_no_official_choice():
+    index = definitions.sysu_index(
+        [("cam1/0001/0001.jpg", 1, 1), ("cam1/0001/0001.png", 1, 1), ("cam3/0001/0001.jpg", 1, 3)]
+    )
+    picks = gallery.Picks("a file", np.zeros(0, int), {(1, 1): 2}, {(1, 1): np.array([[1, 2]])})
+    with pytest.raises(BdfError, match=r"'cam1/0001/0001.jpg' and 'cam1/0001/0001.png' have one number"):
+        gallery.official_gallery(index, picks, cams=[1], shots=1, trial=0)
+
+
 def test_official_picks_that_do_not_fit_name_the_other_family():
     index = definitions.small_sysu(seed=10)
     with pytest.raises(BdfError, match=r"pairs of camera and identity differ.*--gallery=agw"):
