@@ -22,6 +22,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from bdf_jax import streams
 from bdf_jax.errors import BdfError
 
 SILENCE_SECONDS = 30  # after which a process that is not heard of counts as dead
@@ -292,7 +293,7 @@ def _leave(message: str, code: int, before: Any = lambda: None) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
     if message:
-        os.write(2, f"error: {message}\n".encode())
+        streams.tell(f"error: {message}\n")
     before()
     os._exit(code)
 
@@ -344,12 +345,12 @@ class _Abort:
                 os.close(self._stderr)
                 self._stderr, self._kept = 2, -1
                 kept.seek(0)
-                os.write(2, kept.read())
+                streams.tell(kept.read().decode(errors="replace"))
 
     def _say(self, _: int) -> None:
         cause = "the connection failed"
         if self._kept >= 0:
             text = os.pread(self._kept, 1 << 16, 0).decode(errors="replace")
             cause = text.partition("absl::Status: ")[2].partition("\n")[0][:200] or cause
-        os.write(self._stderr, f"error: {self.message(cause)}\n".encode())
+        streams.tell(f"error: {self.message(cause)}\n", self._stderr)
         os._exit(1)

@@ -41,7 +41,7 @@ def run_command(command: Callable[[], int | None]) -> int:
         print("interrupted" + (f": {error}" if str(error) else ""), file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        found = trouble_of(error)
+        found = trouble_of(error) or (error.strerror if isinstance(error, OSError) else "")
         if not found:
             raise  # an error of ours
         of_a_file = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""

@@ -44,9 +44,10 @@ def result(folder):
 
 
 @pytest.mark.parametrize("code", [0, 75])
-def test_a_reader_that_went_away_changes_neither_the_work_nor_its_exit_code(tmp_path, code):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_went_away_changes_neither_the_work_nor_its_exit_code(tmp_path, code, unbuffered):
     (tmp_path / "wait").touch()
-    with start(tmp_path, code=code) as process:
+    with start(tmp_path, code=code, PYTHONUNBUFFERED=unbuffered) as process:
         assert process.stdout.readline() == "begins\n"
         process.stdout.close()
         (tmp_path / "wait").unlink()
@@ -64,6 +65,21 @@ def test_a_reader_of_both_streams_that_went_away_changes_nothing_either(tmp_path
         (tmp_path / "wait").unlink()
     assert process.returncode == 0
     assert result(tmp_path) == "whole"
+
+
+def test_a_signal_that_nobody_reads_of_ends_with_its_code_all_the_same(tmp_path):
+    script = (
+        "import os, signal, sys\n"
+        "from bdf_jax.training.preemption import preemptible\n"
+        "with preemptible():\n"
+        "    print('begins', flush=True); sys.stdin.read(); os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", script], stdin=pipe, stdout=pipe, stderr=pipe, cwd=ROOT) as process:
+        process.stdout.readline()
+        process.stderr.close()
+        process.stdin.close()
+    assert process.returncode == 75
 
 
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])

@@ -176,6 +176,8 @@ def test_a_command_ends_without_a_traceback_and_an_error_of_ours_with_one(capsys
     assert said.startswith("error: out of memory")
     assert "--config.model.dtype=bfloat16" in said
     assert "--batch-size" in said
+    code, said = ends(lambda: os.listdir(ROOT / "nowhere") and None, capsys)
+    assert (code, said) == (1, f"error: {ROOT}/nowhere: No such file or directory\n")
     with pytest.raises(ZeroDivisionError):
         run_command(lambda: 1 // 0)
 

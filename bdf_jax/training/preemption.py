@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from bdf_jax import streams
 from bdf_jax.errors import BdfError
 
 MESSAGE = (
@@ -50,5 +51,5 @@ def preemptible() -> Iterator[None]:
 
 def _exit(*_: object) -> None:
     # Not through sys.stderr, which the signal may have come in the middle of.
-    os.write(2, MESSAGE.encode())
+    streams.tell(MESSAGE)
     os._exit(Preempted.exit_code)
