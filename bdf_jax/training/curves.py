@@ -16,8 +16,8 @@ import numpy as np
 from bdf_jax.errors import BdfError
 from bdf_jax.output import replaced
 from bdf_jax.paths import local_path
+from bdf_jax.training.workdir import METRICS
 
-METRICS = "metrics.jsonl"
 DEFAULT = ("loss", "did", "mml", "mdl", "accuracy", "deviation", "learning_rate", "validation")
 FEW = 12  # points; so few are drawn one by one and not smoothed
 EXACT = ("learning_rate", "validation/mAP")  # no noise to be smoothed away

@@ -23,8 +23,8 @@ from PIL import Image
 
 from bdf_jax.config import Config, to_dict
 from bdf_jax.errors import BdfError
+from bdf_jax.training.workdir import EVENT_FILES
 
-EVENT_FILES = "events.out.tfevents.*"
 WANDB_ID = "wandb-id"  # file in the work folder: the run to continue on Weights & Biases
 HEADER = struct.Struct("<QI")  # a record: length, checksum of the length, the data, checksum of the data
 

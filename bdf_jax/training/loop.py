@@ -28,7 +28,7 @@ from bdf_jax.training.pictures import DerivativeGrid
 from bdf_jax.training.preemption import Preempted
 from bdf_jax.training.state import TrainState, initial_state
 from bdf_jax.training.watch import Watch
-from bdf_jax.training.workdir import MetricsFile, claimed
+from bdf_jax.training.workdir import METRICS, MetricsFile, claimed
 from bdf_jax.trouble import IN_TRAINING, check_platform, enough_memory
 
 # Where things lie, and how fast they are read, may differ from host to host.
@@ -109,7 +109,7 @@ def train(config: Config, dataset: Dataset, folder: Path, total: int) -> TrainSt
             state = compiled.place_state(restored)
         del restored
         rate = schedule(config.optimiser, config.training.epochs, total)
-        file = MetricsFile(folder / "metrics.jsonl", start) if distributed.is_first() else _NoMetrics()
+        file = MetricsFile(folder / METRICS, start) if distributed.is_first() else _NoMetrics()
         events = open_events(folder, config, start)
         images = 2 * config.data.identities * config.data.images
         watch = Watch(

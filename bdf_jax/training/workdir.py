@@ -16,7 +16,8 @@ from bdf_jax.config import Config
 from bdf_jax.errors import BdfError
 from bdf_jax.paths import UNWRITABLE, check_name, local_path
 
-CONFIG, LOCK = "config.json", ".lock"
+CONFIG, LOCK, METRICS = "config.json", ".lock", "metrics.jsonl"
+EVENT_FILES = "events.out.tfevents.*"  # TensorBoard's
 _LOG = logging.getLogger("bdf_jax")
 
 # What may differ when a run is continued: where things lie, how fast they go, how often something is written, and
@@ -42,13 +43,14 @@ def claimed(workdir: str | Path, config: Config) -> Iterator[Path]:
     """The work folder, made where it is missing, for this process alone until the block ends.
 
     Raises:
-      BdfError: the folder cannot be written, belongs to another configuration, or another process is using it.
+      BdfError: the folder cannot be written, belongs to another configuration or another program, or another process
+        is using it.
     """
     path = local_path(workdir, "--workdir", utf8=True).absolute()
     check_name(path, UNWRITABLE, "--workdir")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = open(path / LOCK, "w")  # noqa: SIM115  open for as long as the folder is ours
+        lock = open(path / LOCK, "a")  # noqa: SIM115  open for as long as the folder is ours
     except FileExistsError as error:
         raise BdfError(f"--workdir={workdir}: expected a folder, found a file of that name; name another") from error
     except OSError as error:
@@ -77,7 +79,13 @@ def claimed(workdir: str | Path, config: Config) -> Iterator[Path]:
 def _nothing_done(path: Path) -> bool:
     """Whether a folder has nothing but what claiming it wrote, and empty files and folders."""
     files = (file for file in path.rglob("*") if file.is_file() and file.name not in (CONFIG, LOCK))
-    return not any(file.stat().st_size for file in files)
+    return not any(map(_holds_something, files))
+
+
+def _holds_something(path: Path) -> bool:
+    """Whether a file has contents, or a folder a file with some."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return any(file.stat().st_size for file in files if file.is_file())
 
 
 def _check_owner(path: Path, config: Config) -> None:
@@ -89,12 +97,26 @@ def _check_owner(path: Path, config: Config) -> None:
             _compare(path, before, config)
         if file.exists():
             return
+        if before is None:
+            _check_free(path)
         # Written beside and renamed: a run that is killed here leaves no half of it.
         temporary = file.with_suffix(".tmp")
         temporary.write_text(json.dumps(configs.to_dict(config), indent=2) + "\n")
         os.replace(temporary, file)
     except OSError as error:
         raise BdfError(f"{file}: cannot be read or written: {error}; mend that, or name another --workdir") from error
+
+
+def _check_free(path: Path) -> None:
+    """Refuses a folder without a run in which there is what a run would continue, cut or clean up."""
+    held = [path / METRICS, *path.glob(EVENT_FILES), *path.glob("checkpoints/*")]
+    found = sorted(str(file.relative_to(path)) for file in held if _holds_something(file))
+    if found:
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        raise BdfError(
+            f"--workdir={path}: expected a new folder or that of a run, found {', '.join(found[:5])}{more} and no "
+            f"{CONFIG}; name another, or move these away"
+        )
 
 
 def _configuration_of(file: Path) -> Config | None:

@@ -383,6 +383,20 @@ def test_a_comparison_over_several_splits(feature_file, tmp_path):
             assert f"{metric['difference']:+.2f}" in text
 
 
+@pytest.mark.parametrize("name", [PAGE, "cmc.png", "ranked-worst-3.png"])
+def test_files_of_another_program_are_neither_replaced_nor_removed(tmp_path, name):
+    (tmp_path / name).write_text("<!DOCTYPE html><title>My site</title>")
+    with pytest.raises(
+        BdfError, match=rf"--report=.*: expected a new folder or an earlier report, found {name} and no"
+    ):
+        check_folder(tmp_path)
+    assert (tmp_path / name).read_text() == "<!DOCTYPE html><title>My site</title>"
+    (tmp_path / name).unlink()
+    (tmp_path / "notes.txt").write_text("mine")
+    check_folder(tmp_path)  # what is not in the way stays
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
 def test_a_folder_that_cannot_be_written_to_is_named_before_the_work(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BdfError, match=r"--report=.*file: expected a folder to write to"):

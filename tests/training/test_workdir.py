@@ -76,6 +76,21 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
     assert (tmp_path / "run").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "events.out.tfevents.1.host", "checkpoints/12/arrays"])
+def test_a_folder_of_another_program_is_refused_before_anything_in_it_is_cut_or_cleaned_up(tmp_path, name):
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text('{"step": 7, "loss": 0.5}\n')
+    (tmp_path / ".lock").write_text("another program's")
+    shown = "checkpoints/12" if "/" in name else name
+    said = rf"expected a new folder or that of a run, found {shown} and no config.json"
+    with pytest.raises(BdfError, match=said), claimed(tmp_path, Config()):
+        pass
+    assert file.read_text() == '{"step": 7, "loss": 0.5}\n'
+    assert (tmp_path / ".lock").read_text() == "another program's"
+    assert not (tmp_path / "config.json").exists()
+
+
 @pytest.fixture
 def begun(tmp_path):
     """A folder with a checkpoint of step 5 of another than the default configuration."""

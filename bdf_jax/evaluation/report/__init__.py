@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,13 @@ from bdf_jax.evaluation.report.pictures import Derivatives, Picture
 from bdf_jax.evaluation.statistics import METRICS
 from bdf_jax.evaluation.table import FLAGS
 from bdf_jax.names import legible, printable
-from bdf_jax.output import replaced
+from bdf_jax.output import check_output, replaced
 from bdf_jax.paths import local_path
 
 __all__ = ["PAGE", "Evaluated", "check_folder", "write_report"]
 
 PAGE = "index.html"
+MARK = "bdf_jax report"  # near the page's beginning, by which a folder is known as that of a report
 EACH = 3  # best, median and worst queries
 LENGTH = 10  # gallery images of a ranked list
 TITLES = {"sysu_mm01": "SYSU-MM01", "regdb": "RegDB", "llcm": "LLCM"}
@@ -45,20 +47,29 @@ class Shown:
     dark: str = ""
 
 
+PICTURES = {f"ranked-{kind}-{i}.png" for kind in ("best", "median", "worst") for i in range(1, EACH + 1)}
+PICTURES |= {"cmc.png", "similarities.png", "derivatives.png"}
+
+
 def check_folder(out: str | Path) -> Path:
     """Makes the folder of a report, so that a wrong name fails before the work.
 
     Raises:
-      BdfError: the folder cannot be made or written to.
+      BdfError: the folder cannot be made or written to; or it holds files by the names of a report's, and no report.
     """
     folder = local_path(out, "--report")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f"{PAGE}.partial"
-        probe.write_bytes(b"")
-        probe.unlink()
+        ours = (folder / PAGE).is_file() and MARK.encode() in (folder / PAGE).read_bytes()[:1000]
+        foreign = [] if ours else sorted(name for name in (PAGE, *PICTURES) if os.path.lexists(folder / name))
     except OSError as error:
         raise BdfError(f"--report={out}: expected a folder to write to: {error.strerror or error}") from error
+    if foreign:
+        raise BdfError(
+            f"--report={out}: expected a new folder or an earlier report, found {', '.join(foreign[:5])} and no page "
+            "of a report; name another"
+        )
+    check_output(folder / PAGE, "--report")
     return folder
 
 
@@ -99,6 +110,7 @@ def write_report(
     curves = _curves(rows, evaluated)
     similarities = measures.pair_similarities(first)
     context = {
+        "mark": MARK,
         "title": title,
         "facts": facts,
         "notes": notes,
@@ -146,9 +158,8 @@ def _environment() -> jinja2.Environment:
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     """The page last, and whole or not at all; what an earlier report had and this one has not goes."""
     failure = f"the report could not be written to {folder}"
-    names = [f"ranked-{kind}-{i}.png" for kind in ("best", "median", "worst") for i in range(1, EACH + 1)]
     try:
-        for name in {*names, "derivatives.png"} - set(files):
+        for name in PICTURES - set(files):
             (folder / name).unlink(missing_ok=True)
         for name, content in sorted(files.items(), key=lambda item: item[0] == PAGE):
             with replaced(folder / name, failure) as out:
