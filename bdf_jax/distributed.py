@@ -21,6 +21,7 @@ from jax._src import distributed  # jax.distributed shows no client; Orbax takes
 from jax.experimental import multihost_utils
 
 from bdf_jax.errors import BdfError
+from bdf_jax.signals import stopping
 
 PREFIX = "bdf_jax"
 FOREVER_MS = 7 * 24 * 3600 * 1000  # a process that fell out ends waiting earlier, see `peers`
@@ -184,7 +185,7 @@ def local(tree: Any) -> Any:
 
 
 class Termination:
-    """SIGTERM in any process, and the step after which all of them stop.
+    """SIGTERM or SIGHUP in any process, and the step after which all of them stop.
 
     A process that is asked to stop tells the others. Each then halts for a moment before its next step, in the
     background, and says how far it has come; all stop after the step that follows the furthest of them, which none has
@@ -196,6 +197,7 @@ class Termination:
         self._lock = threading.Lock()
         self._step, self._last = 0, float("inf")
         self._key = f"{PREFIX}/{next(_calls)}/terminated"
+        self.reason = "SIGTERM"
 
     def reached(self, step: int) -> bool:
         """Whether to stop after this step; asked once at each step, in all processes."""
@@ -210,8 +212,9 @@ class Termination:
         barrier("steps done")  # until here the others may need this process's answer
         return on_first(lambda: self._asked.is_set() or self._last < float("inf"))
 
-    def ask(self, *_: object) -> None:
+    def ask(self, number: int = signal.SIGTERM, _: object = None) -> None:
         """Asks all processes to stop; a signal handler."""
+        self.reason = signal.Signals(number).name
         self._asked.set()
         self._wake.set()
 
@@ -244,18 +247,16 @@ class Termination:
 
 @contextlib.contextmanager
 def termination() -> Iterator[Termination]:
-    """SIGTERM, the usual notice of preemption, is noted instead of ending the process."""
+    """SIGTERM, the usual notice of preemption, and SIGHUP are noted instead of ending the process."""
     watched = Termination()
     listener = threading.Thread(target=watched.listen, name="termination", daemon=True)
     if client() is not None:
         listener.start()
     main = threading.current_thread() is threading.main_thread()  # only this one may handle signals
-    before = signal.signal(signal.SIGTERM, watched.ask) if main else None
     try:
-        yield watched
+        with stopping(watched.ask) if main else contextlib.nullcontext():
+            yield watched
     finally:
-        if main:
-            signal.signal(signal.SIGTERM, before)
         watched.close()
         if client() is not None:
             listener.join(2 * ASK_SECONDS)

@@ -34,14 +34,14 @@ def settle() -> None:
 def lost_output() -> OSError | None:
     """Why something that was printed on standard output is lost, as on a full disk; None where nothing is.
 
-    A reader that went away, as that of `... | head -3`, wanted no more and has lost nothing.
+    A reader that went away, as that of `... | head -3` or a terminal, wanted no more and has lost nothing.
     """
     stream = sys.stdout
     if not isinstance(stream, _Stream):
         return None
     stream.flush()
     failure = stream.sink.failure
-    return None if failure is None or failure.errno == errno.EPIPE else failure
+    return None if failure is None or failure.errno == errno.EPIPE or stream.sink.terminal else failure
 
 
 def tell(message: str, number: int = 2) -> None:
@@ -65,10 +65,11 @@ class _Sink(io.RawIOBase):
 
     Attributes:
       failure: the first.
+      terminal: whether it was one.
     """
 
     def __init__(self, number: int):
-        self._number = number
+        self._number, self.terminal = number, os.isatty(number)
         self.failure: OSError | None = None
 
     def writable(self) -> bool:

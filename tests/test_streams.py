@@ -1,5 +1,7 @@
 """What becomes of a command whose standard streams have no reader, no space, no letters, or are not there."""
 
+import os
+import pty
 import subprocess
 import sys
 import time
@@ -31,12 +33,11 @@ sys.exit(run_command(work))
 """
 
 
-def start(folder, redirections="", code=0, **options):
+def start(folder, redirections="", code=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options):
     """The command in a shell, so that streams can be closed as a shell does."""
     line = f"exec {sys.executable} -c '{COMMAND}' {code} {redirections}"
-    pipe = subprocess.PIPE
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(folder), **options}
-    return subprocess.Popen(["sh", "-c", line], cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(["sh", "-c", line], cwd=folder, env=environment, stdout=stdout, stderr=stderr, text=True)
 
 
 def result(folder):
@@ -62,6 +63,18 @@ def test_a_reader_of_both_streams_that_went_away_changes_nothing_either(tmp_path
     with start(tmp_path, "2>&1") as process:
         process.stdout.readline()
         process.stdout.close()
+        (tmp_path / "wait").unlink()
+    assert process.returncode == 0
+    assert result(tmp_path) == "whole"
+
+
+def test_a_terminal_that_went_away_changes_nothing(tmp_path):
+    ours, theirs = pty.openpty()
+    (tmp_path / "wait").touch()
+    with start(tmp_path, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        assert os.read(ours, 6) == b"begins"
+        os.close(ours)
         (tmp_path / "wait").unlink()
     assert process.returncode == 0
     assert result(tmp_path) == "whole"

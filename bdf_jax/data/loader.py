@@ -29,8 +29,9 @@ from bdf_jax.data.images import cores
 from bdf_jax.data.ring import Ring
 from bdf_jax.data.sampler import PKSampler, make_sampler
 from bdf_jax.errors import BdfError
+from bdf_jax.signals import STOPPING
 
-GRACE_SECONDS = 60  # for which a decoding process goes on after SIGTERM
+GRACE_SECONDS = 60  # for which a decoding process goes on after a request to stop
 
 
 class Batch(NamedTuple):
@@ -222,7 +223,9 @@ def _start_worker(number: int, count: int) -> None:
     threading.Thread(target=follow_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent closes us
     # Preemption: the parent still needs batches to finish its step and save.
-    signal.signal(signal.SIGTERM, lambda *_: threading.Timer(GRACE_SECONDS, os._exit, (1,)).start())
+    for number in STOPPING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: threading.Timer(GRACE_SECONDS, os._exit, (1,)).start())
 
 
 def _from_threads(iterator: Any) -> Generator[Any, None, None]:

@@ -52,7 +52,7 @@ def run(config: Config, workdir: str | Path) -> list[dict]:
 
     Raises:
       BdfError: whatever the user can mend: configuration, data, disk, a loss that is not finite.
-      Preempted: SIGTERM.
+      Preempted: SIGTERM or SIGHUP.
       KeyboardInterrupt: Ctrl-C; its text says which checkpoint is kept.
     """
     check_data_places(config.data)
@@ -140,7 +140,7 @@ def train(config: Config, dataset: Dataset, folder: Path, total: int) -> TrainSt
                 if stop or (step == total and termination.asked_in_any()):
                     checkpoints.wait()
                     raise _PreemptedTogether(
-                        f"SIGTERM at step {step} of {total}: saved; the same command continues from here"
+                        f"{termination.reason} at step {step} of {total}: saved; the same command continues from here"
                     )
             watch.say(checkpoints.summary())
     return state

@@ -12,15 +12,14 @@ from typing import Any
 
 from bdf_jax import streams
 from bdf_jax.errors import BdfError
+from bdf_jax.signals import stopping
 
-MESSAGE = (
-    "error: SIGTERM while nothing was being trained: the checkpoints are as they were; the same command continues\n"
-)
+MESSAGE = "error: {} while nothing was being trained: the checkpoints are as they were; the same command continues\n"
 AGAIN_SECONDS = 0.1  # after which a Ctrl-C that was swallowed comes again
 
 
 class Preempted(BdfError):
-    """SIGTERM came: everything that was trained is saved, and the same command continues."""
+    """SIGTERM or SIGHUP came: everything that was trained is saved, and the same command continues."""
 
     exit_code = 75  # EX_TEMPFAIL: try again
 
@@ -29,11 +28,11 @@ class Preempted(BdfError):
 def preemptible() -> Iterator[None]:
     """A block of a program, in its main thread, that signals end with the exit code they stand for.
 
-    SIGTERM ends the process at once with that of `Preempted`. There is nothing to save here, and an exception raised in
-    the middle of a library may be swallowed: those in callbacks of JAX's are. Ctrl-C, which is such an exception,
-    therefore comes again where it was swallowed.
+    SIGTERM, or SIGHUP where it is not ignored, ends the process at once with that of `Preempted`. There is nothing to
+    save here, and an exception raised in the middle of a library may be swallowed: those in callbacks of JAX's are.
+    Ctrl-C, which is such an exception, therefore comes again where it was swallowed.
     """
-    before, hook = signal.signal(signal.SIGTERM, _exit), sys.unraisablehook
+    hook = sys.unraisablehook
 
     def deliver_again(unraisable: Any) -> None:
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
@@ -43,13 +42,13 @@ def preemptible() -> Iterator[None]:
 
     sys.unraisablehook = deliver_again
     try:
-        yield
+        with stopping(_exit):
+            yield
     finally:
         sys.unraisablehook = hook
-        signal.signal(signal.SIGTERM, before)
 
 
-def _exit(*_: object) -> None:
+def _exit(number: int, _: object) -> None:
     # Not through sys.stderr, which the signal may have come in the middle of.
-    streams.tell(MESSAGE)
+    streams.tell(MESSAGE.format(signal.Signals(number).name))
     os._exit(Preempted.exit_code)

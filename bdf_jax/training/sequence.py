@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from bdf_jax.data.trees import tree_root
 from bdf_jax.errors import BdfError
 from bdf_jax.output import write_json
 from bdf_jax.paths import check_data_places
+from bdf_jax.signals import stopping
 from bdf_jax.training.workdir import claimed
 from bdf_jax.trouble import refuse_trouble
 
@@ -53,7 +53,7 @@ class Job:
 
 
 class Stopped(BdfError):
-    """SIGTERM or Ctrl-C: the run in work was saved, and the same command continues."""
+    """SIGTERM, SIGHUP or Ctrl-C: the run in work was saved, and the same command continues."""
 
     def __init__(self, message: str, exit_code: int):
         super().__init__(message)
@@ -61,7 +61,7 @@ class Stopped(BdfError):
 
 
 class _Signal(BaseException):
-    """SIGTERM, in the midst of waiting."""
+    """SIGTERM or SIGHUP, in the midst of waiting."""
 
 
 def run_jobs(jobs: Sequence[Job]) -> tuple[dict[str, dict[str, list[dict[str, Any]]]], list[str]]:
@@ -149,7 +149,7 @@ def _in_a_process(job: Job) -> int:
     }
     package_parent = str(Path(__file__).resolve().parents[2])
     paths = [package_parent, os.environ.get("PYTHONPATH", "")]
-    with _sigterm_raises():
+    with _stopping_raises():
         process = subprocess.Popen(
             [sys.executable, "-m", "bdf_jax.training.single"],
             stdin=subprocess.PIPE,
@@ -184,15 +184,12 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
+def _stopping_raises() -> Iterator[None]:
     def interrupt(*_: Any) -> None:
         raise _Signal
 
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
+    with stopping(interrupt):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -84,11 +84,17 @@ def test_a_run_killed_at_random_moments_ends_bit_identical(finished, config, tmp
     assert_same_run(finished, tmp_path / "run")
 
 
-def test_sigterm_while_saving_even_twice_saves_and_asks_to_be_started_again(finished, config, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_saving_even_twice_saves_and_asks_to_be_started_again(
+    finished, config, tmp_path, monkeypatch, number
+):
+    before = signal.signal(number, signal.SIG_DFL)  # these tests may run under nohup
     with monkeypatch.context() as patch:
-        signalled_while_saving(patch, signal.SIGTERM, at_step=2, times=2)
-        with pytest.raises(Preempted, match="SIGTERM at step 3 of 6: saved; the same command continues") as stopped:
+        signalled_while_saving(patch, number, at_step=2, times=2)
+        what = f"{number.name} at step 3 of 6: saved; the same command continues"
+        with pytest.raises(Preempted, match=what) as stopped:
             run(config, tmp_path)
+    signal.signal(number, before)
     assert stopped.value.exit_code == 75
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["2", "3"]
     run(config, tmp_path)
