@@ -5,6 +5,7 @@ A run has one process for each host, or for each device, as the launcher likes.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 from collections.abc import Mapping
@@ -15,7 +16,42 @@ from absl import flags
 from bdf_jax.errors import BdfError
 from bdf_jax.peers import SILENCE_SECONDS, START_SECONDS, Launch, session
 
+# Where launchers say how many processes they started and which one this is; the last name must be set as well, as the
+# others are too common, or there without a launcher. MPI comes first: it may have been started by a step of SLURM's.
+LAUNCHERS = (
+    ("Open MPI", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", ""),
+    ("MVAPICH", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK", ""),
+    ("an MPI launcher", "PMI_SIZE", "PMI_RANK", ""),
+    ("SLURM", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_STEP_NODELIST"),
+    ("SLURM", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_STEP_NODELIST"),
+    ("torchrun", "WORLD_SIZE", "RANK", "TORCHELASTIC_RUN_ID"),
+)
+# Steps that SLURM itself makes have numbers from here on: an interactive shell, the batch script, what adopts a login.
+SLURM_OWN_STEPS = 0xFFFFFFFA
+
 flags.disclaim_key_flags()  # they are the entry file's, and in its --help
+
+
+@dataclasses.dataclass(frozen=True)
+class Launcher:
+    """What started several processes of which this is one.
+
+    Attributes:
+      name: for messages.
+      variables: of the environment that say so, for messages.
+      processes: how many; None: JAX finds out.
+      process: which this one is; None: JAX finds out.
+      addressed: whether JAX finds process 0 by itself.
+    """
+
+    name: str
+    variables: str
+    processes: int | None
+    process: int | None
+    addressed: bool
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.variables})"
 
 
 def define_flags() -> Mapping[str, flags.FlagHolder]:
@@ -68,8 +104,8 @@ def find(
       coordinator: flag --coordinator; empty: JAX_COORDINATOR_ADDRESS.
       processes: flag --processes; None: JAX_NUM_PROCESSES.
       process: flag --process; None: JAX_PROCESS_ID.
-      detect: "auto": also under SLURM with several tasks, Open MPI, and on TPU pods; "on": JAX must find out; "off":
-        a single process, whatever the environment says.
+      detect: "auto": also where a launcher has started several (`LAUNCHERS`, a TPU pod); "on": JAX must find out;
+        "off": a single process, whatever the environment says.
       environ: the environment.
 
     Raises:
@@ -82,12 +118,19 @@ def find(
     process = _number("JAX_PROCESS_ID", environ) if process is None else process
     launcher = _launcher(environ)
     if not coordinator and processes is None and process is None:
-        return Launch() if detect == "on" or launcher is not None else None
-    count_of, index_of = launcher or ("", "")
-    processes = _number(count_of, environ) if processes is None else processes
-    process = _number(index_of, environ) if process is None else process
-    _check(coordinator, processes, process, addressed=launcher is not None)
-    return None if processes == 1 else Launch(coordinator or None, processes, process)
+        if launcher is None:
+            return Launch() if detect == "on" else None
+        if not launcher.addressed and detect == "auto":
+            raise BdfError(
+                f"{launcher} has started several processes, and JAX cannot find out where process 0 is: name "
+                "--coordinator=HOST:PORT of it in all of them, or run this one alone with --distributed=off"
+            )
+    if launcher is not None:
+        processes = launcher.processes if processes is None else processes
+        process = launcher.process if process is None else process
+    _check(coordinator, processes, process, addressed=launcher is not None and launcher.addressed)
+    found = "" if launcher is None or coordinator else str(launcher)
+    return None if processes == 1 else Launch(coordinator or None, processes, process, found)
 
 
 def _number(name: str, environ: Mapping[str, str]) -> int | None:
@@ -97,20 +140,44 @@ def _number(name: str, environ: Mapping[str, str]) -> int | None:
     return int(value) if value else None
 
 
-def _launcher(environ: Mapping[str, str]) -> tuple[str, str] | None:
-    """Where a launcher that started several processes says how many and which; names may be unset on TPU pods."""
+def _launcher(environ: Mapping[str, str]) -> Launcher | None:
+    """What started several processes; None where nothing did."""
+    found = []
+    for name, count_of, index_of, also in LAUNCHERS:
+        if not {count_of, index_of, also or count_of} <= environ.keys():
+            continue
+        if name == "SLURM" and not _says_of_itself(count_of, environ):
+            continue
+        processes, process = _number(count_of, environ), _number(index_of, environ)
+        if processes is not None and processes > 1 and process is not None:
+            shown = ", ".join(f"{key}={environ[key]}" for key in (count_of, index_of, also) if key)
+            addressed = name == "SLURM" or (name == "Open MPI" and "OMPI_MCA_orte_hnp_uri" in environ)
+            found.append(Launcher(name, shown, processes, process, addressed))
+    # Under `srun --mpi=pmi2`, say, two of them say the same, and JAX can ask one.
+    same = [each for each in found if (each.processes, each.process) == (found[0].processes, found[0].process)]
+    return next((each for each in same if each.addressed), found[0]) if found else _tpu_pod(environ)
 
-    def several(name: str) -> bool:
-        return (_number(name, environ) or 0) > 1
 
-    # A step list is only there under srun: the batch script itself also has SLURM_NTASKS, and is alone.
-    if several("SLURM_NTASKS") and {"SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NODELIST"} <= environ.keys():
-        return "SLURM_NTASKS", "SLURM_PROCID"
-    if several("OMPI_COMM_WORLD_SIZE"):
-        return "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"
-    hosts = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES", "")
-    if "," in hosts or several("MEGASCALE_NUM_SLICES"):
-        return "", ""
+def _says_of_itself(count_of: str, environ: Mapping[str, str]) -> bool:
+    """Whether SLURM's number of tasks is that of the step in which this process runs.
+
+    The job's number is there in the batch script, in a shell of `salloc` and in a step of fewer tasks as well.
+    """
+    if (_number("SLURM_STEP_ID", environ) or 0) >= SLURM_OWN_STEPS:
+        return False
+    return count_of == "SLURM_STEP_NUM_TASKS" or "SLURM_STEP_NUM_TASKS" not in environ
+
+
+def _tpu_pod(environ: Mapping[str, str]) -> Launcher | None:
+    platforms = environ.get("JAX_PLATFORMS", "")
+    if platforms and "tpu" not in platforms:
+        return None
+    hosts = "TPU_PROCESS_ADDRESSES" if environ.get("TPU_PROCESS_ADDRESSES") else "TPU_WORKER_HOSTNAMES"
+    if "," in environ.get(hosts, ""):
+        return Launcher("a TPU pod", f"{hosts}={environ[hosts]}", None, None, addressed=True)
+    slices = "MEGASCALE_NUM_SLICES"
+    if (_number(slices, environ) or 0) > 1:
+        return Launcher("a TPU pod", f"{slices}={environ[slices]}", None, None, addressed=True)
     return None
 
 

@@ -41,11 +41,13 @@ class Launch:
       coordinator: HOST:PORT at which process 0 is reached.
       processes: how many there are.
       process: which this one is, from 0.
+      launcher: what says so, where no flag does; for messages.
     """
 
     coordinator: str | None = None
     processes: int | None = None
     process: int | None = None
+    launcher: str = dataclasses.field(default="", compare=False)
 
 
 @contextlib.contextmanager
@@ -66,9 +68,23 @@ def session(
         return
     import jax
 
-    where = _at(launch)
+    where, hint = _at(launch), ""
+    if launch.launcher:
+        which = f"process {launch.process} of {launch.processes}" if launch.processes else "one process of several"
+        streams.tell(
+            f"this is {which}, says {launch.launcher}: waiting up to {start_seconds} s for the others "
+            "(--distributed=off runs it alone)\n"
+        )
+        hint = (
+            f". That there are several is what {launch.launcher} says: start all of them, or run this one alone with "
+            "--distributed=off"
+        )
+    elif launch.coordinator is None:
+        hint = ". With --distributed=on JAX asks the launcher; --distributed=off runs this process alone"
     abort = _Abort(
-        lambda cause: f"the processes of this run did not find each other within {start_seconds} s{where}: {cause}"
+        lambda cause: (
+            f"the processes of this run did not find each other within {start_seconds} s{where}: {cause}{hint}"
+        )
     )
     try:
         _connect(launch, abort, silence_seconds, start_seconds)

@@ -306,6 +306,21 @@ def test_a_coordinator_that_is_not_there_is_an_error_within_the_time_given(tmp_p
         assert "stack trace" not in started.said(0)
 
 
+def test_a_launcher_that_is_believed_in_vain_is_named_with_its_variables_and_the_way_out(tmp_path):
+    port = free_port()
+    step = SRUN | {"SLURM_JOB_ID": "1234", "SLURM_STEP_NODELIST": "127.0.0.1", "JAX_COORDINATOR_PORT": str(port)}
+    run_it = [str(ROOT / "train.py"), f"--config={ROOT}/configs/demo.py", f"--workdir={tmp_path / 'run'}"]
+    with Processes([[*run_it, "--start_timeout=2"]], 1, tmp_path, **step) as started:
+        assert started.codes() == [1]
+        variables = "SLURM (SLURM_NTASKS=2, SLURM_PROCID=1, SLURM_STEP_NODELIST=127.0.0.1)"
+        first, last = started.said(0).splitlines()
+        assert first.startswith(f"this is process 1 of 2, says {variables}: waiting up to 2 s for the others")
+        assert last.startswith("error: the processes of this run did not find each other within 2 s: ")
+        assert last.endswith(
+            f"is what {variables} says: start all of them, or run this one alone with --distributed=off"
+        )
+
+
 def test_a_port_that_is_taken_is_named(tmp_path):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -319,6 +334,8 @@ def test_a_port_that_is_taken_is_named(tmp_path):
 
 
 A = "10.0.0.1:1234"
+SRUN = {"SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_STEP_NODELIST": "n1"}
+OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_RANK": "5", "OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:1"}
 
 
 @pytest.mark.parametrize(
@@ -329,12 +346,28 @@ A = "10.0.0.1:1234"
         ({}, {"JAX_COORDINATOR_ADDRESS": A, "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "0"}, Launch(A, 4, 0)),
         ({"process": 1}, {"JAX_COORDINATOR_ADDRESS": A, "JAX_NUM_PROCESSES": "4"}, Launch(A, 4, 1)),
         ({"processes": 1, "process": 0}, {}, None),
-        # srun; the batch script itself; a step of one task
-        ({}, {"SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_STEP_NODELIST": "n1"}, Launch()),
+        ({}, SRUN | {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_ID": "0"}, Launch(None, 2, 1)),
+        ({}, SRUN, Launch(None, 2, 1)),
+        # A step of four tasks in a job of two says four, and one of one task is alone, whatever the job has.
+        ({}, SRUN | {"SLURM_STEP_NUM_TASKS": "4"}, Launch(None, 4, 1)),
+        ({}, SRUN | {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, None),
+        ({}, SRUN | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
+        # The batch script, in two versions of SLURM; the shells of `salloc` and of a login to a node.
         ({}, {"SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, None),
-        ({}, {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_NODELIST": "n1"}, None),
+        ({}, SRUN | {"SLURM_PROCID": "0", "SLURM_STEP_ID": "4294967291"}, None),
+        ({}, SRUN | {"SLURM_PROCID": "0", "SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1"}, None),
+        ({}, SRUN | {"SLURM_PROCID": "0", "SLURM_STEP_ID": "4294967290"}, None),
+        ({}, SRUN | {"SLURM_PROCID": "0", "SLURM_STEP_ID": "4294967292"}, None),
+        # mpirun in such a shell, or in a step that has one task on each of two nodes; srun --mpi=pmi2.
+        ({}, SRUN | OPEN_MPI | {"SLURM_PROCID": "0", "SLURM_STEP_ID": "4294967290"}, Launch(None, 8, 5)),
+        ({}, SRUN | OPEN_MPI | {"SLURM_STEP_NUM_TASKS": "2"}, Launch(None, 8, 5)),
+        ({}, SRUN | {"PMI_SIZE": "2", "PMI_RANK": "1"}, Launch(None, 2, 1)),
+        ({}, {"PMI_SIZE": "1", "PMI_RANK": "0"}, None),
+        ({"coordinator": A}, {"PMI_SIZE": "4", "PMI_RANK": "3"}, Launch(A, 4, 3)),
+        ({}, {"WORLD_SIZE": "4", "RANK": "3"}, None),
         ({"coordinator": A}, {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}, Launch(A, 2, 1)),
         ({}, {"TPU_WORKER_HOSTNAMES": "a,b"}, Launch()),
+        ({}, {"TPU_WORKER_HOSTNAMES": "a,b", "JAX_PLATFORMS": "cpu"}, None),
         ({}, {"TPU_WORKER_HOSTNAMES": "localhost"}, None),
         ({"detect": "off"}, {"TPU_WORKER_HOSTNAMES": "a,b"}, None),
         ({"detect": "on"}, {}, Launch()),
@@ -354,6 +387,17 @@ def test_how_a_process_was_launched(given, environ, found):
         ({"coordinator": A, "processes": 0, "process": 0}, {}, "--processes=0: expected at least 1"),
         ({"coordinator": "10.0.0.1", "processes": 2, "process": 0}, {}, "expected HOST:PORT"),
         ({"coordinator": "no-such-host.invalid:1", "processes": 2, "process": 0}, {}, "the host is not known here"),
+        (
+            {},
+            {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"},  # Open MPI 5 says no address
+            "Open MPI (OMPI_COMM_WORLD_SIZE=2, OMPI_COMM_WORLD_RANK=1) has started several processes, and JAX cannot",
+        ),
+        ({}, {"PMI_SIZE": "2", "PMI_RANK": "1"}, "an MPI launcher (PMI_SIZE=2, PMI_RANK=1) has started several"),
+        (
+            {},
+            {"WORLD_SIZE": "2", "RANK": "0", "TORCHELASTIC_RUN_ID": "none"},
+            "or run this one alone with --distributed=off",
+        ),
         ({}, {"JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES=two in the environment: expected a whole number"),
     ],
 )
