@@ -89,8 +89,10 @@ def session(
     try:
         _connect(launch, abort, silence_seconds, start_seconds)
         jax.devices()  # the processes exchange what devices they have
-    except (RuntimeError, ValueError) as error:
-        _leave(abort.message(str(error).splitlines()[0]), 1)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        # JAX asserts, without a word, that the package of the platform is installed.
+        cause = str(error) or f"JAX has no device of JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')} here"
+        _leave(abort.message(cause.splitlines()[0]), 1)
     from bdf_jax import distributed
 
     peers = _Peers(distributed.client(), jax.process_index(), jax.process_count(), silence_seconds)

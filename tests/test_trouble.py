@@ -15,8 +15,10 @@ from PIL import Image
 from bdf_jax.checkpoints import Checkpoints, Metadata, load_variables, newest_metadata
 from bdf_jax.config import Config, vary
 from bdf_jax.data.images import read_pixels
+from bdf_jax.data.index import ImageIndex
 from bdf_jax.data.records import INDEX, Records
 from bdf_jax.errors import BdfError
+from bdf_jax.evaluation.feature_file import save_features
 from bdf_jax.process import run_command
 from bdf_jax.trouble import IN_TRAINING, Trouble, enough_memory
 
@@ -135,11 +137,22 @@ def test_a_whole_checkpoint_for_which_memory_does_not_suffice_is_not_moved(saved
     assert names(saved) == before
 
 
-@pytest.mark.parametrize("command", ["train.py", "evaluate.py", "-m bdf_jax embed", "-m bdf_jax export"])
+def features(folder):
+    """A file of two people, each seen by a visible and an infrared camera."""
+    pids = np.array([1, 1, 2, 2])
+    index = ImageIndex(np.array(list("abcd")), pids, np.int32([1, 2, 1, 2]), np.int8([0, 1, 0, 1]))
+    save_features(folder / "f.npz", np.eye(4, 8, dtype=np.float32), index)
+    return str(folder / "f.npz")
+
+
+@pytest.mark.parametrize(
+    "command", ["train.py", "evaluate.py", "evaluate.py --features", "-m bdf_jax embed", "-m bdf_jax export"]
+)
 def test_a_platform_that_is_not_there_is_named_with_those_that_are(saved, tmp_path, command):
     words = {
         "train.py": [f"--config={ROOT}/configs/demo.py", f"--workdir={tmp_path}/new"],
         "evaluate.py": [f"--workdir={saved}"],
+        "evaluate.py --features": [features(tmp_path), "--dataset=llcm"],
         "-m bdf_jax embed": [f"--model={saved}", f"--images={ROOT}", "--modality=visible", f"--out={tmp_path}/x.npz"],
         "-m bdf_jax export": [f"--model={saved}", f"--out={tmp_path}/exported"],
     }

@@ -12,6 +12,7 @@ from bdf_jax.errors import BdfError
 from bdf_jax.evaluation import statistics
 from bdf_jax.evaluation.protocols import Protocol
 from bdf_jax.evaluation.ranking import Measured, rank_all
+from bdf_jax.trouble import check_platform
 
 
 def evaluate(
@@ -52,6 +53,7 @@ def measure(
     rerank: bool = False,
 ) -> list[Measured]:
     """What `evaluate` summarises: AP, INP and rank of every query in every trial of every protocol."""
+    check_platform()
     features_ND = _prepared(features_ND, index, similarity)
     if rerank:
         from bdf_jax.evaluation.rerank import rank_all_reranked  # brings scipy.sparse

@@ -19,6 +19,7 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from bdf_jax.errors import BdfError
+from bdf_jax.trouble import check_platform
 
 QUERY_BLOCK = 1024  # queries that are on the device at a time
 
@@ -51,6 +52,7 @@ def top_k(
         finite.
     """
     _check(queries_QD, gallery_GD, k, block)
+    check_platform()
     devices = tuple(devices or jax.local_devices())
     block = min(block, -(-len(gallery_GD) // len(devices)))
     parts = [
