@@ -13,6 +13,7 @@ from ml_collections import config_flags
 from bdf_jax import config as configs
 from bdf_jax import streams
 from bdf_jax.errors import BdfError
+from bdf_jax.paths import local_path
 from bdf_jax.process import run_command
 
 WRONG_FLAG = 2
@@ -62,6 +63,7 @@ def required(holder: flags.FlagHolder) -> Any:
 def _parse(argv: Sequence[str]) -> list[str]:
     """absl's parser, with errors that name the field of the configuration."""
     try:
+        argv = [_at_home(argument) for argument in argv]
         for argument in argv[1:]:
             name, _, value = argument.lstrip("-").partition("=")
             if name.startswith("config."):
@@ -79,6 +81,15 @@ def _parse(argv: Sequence[str]) -> list[str]:
 def _check_field(path: str) -> None:
     if path not in configs.field_names():
         raise configs.unknown_field(path)
+
+
+def _at_home(argument: str) -> str:
+    """`--config=~/FILE` as the path of a file: a shell leaves a `~` behind a `=` as it is."""
+    name, equals, value = argument.partition("=")
+    if name.lstrip("-") != "config" or not value.startswith("~"):
+        return argument
+    file, colon, of_file = value.partition(":")
+    return f"{name}{equals}{local_path(file, '--config')}{colon}{of_file}"
 
 
 def _underscored(argument: str) -> str:

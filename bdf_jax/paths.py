@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from bdf_jax.config import DataConfig
 from bdf_jax.errors import BdfError
 from bdf_jax.names import legible
+from bdf_jax.streams import tell
 
 # Of at least two letters, as one is a drive; a single slash, as a Path makes one of two.
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
@@ -18,6 +21,7 @@ SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 # pattern, without a word.
 UNREADABLE = "\\"
 UNWRITABLE = "*?[" + UNREADABLE
+CACHE = "~/.cache/"  # of the defaults
 
 
 def local_path(path: str | os.PathLike[str], what: str = "", expected: str = "a path", *, utf8: bool = False) -> Path:
@@ -31,7 +35,8 @@ def local_path(path: str | os.PathLike[str], what: str = "", expected: str = "a 
 
     Raises:
       BdfError: a bucket, a web address or anything else with a scheme, which would silently become a folder "gs:" of
-        the current one; a `~` without a home; no path at all; with `utf8`, a name of other bytes.
+        the current one; a `~` without a home (what would go into the home's cache goes elsewhere, and that is said); no
+        path at all; with `utf8`, a name of other bytes.
     """
     start = f"{what}=" if what else ""
     if not isinstance(path, (str, os.PathLike)):
@@ -51,9 +56,39 @@ def local_path(path: str | os.PathLike[str], what: str = "", expected: str = "a 
             "choose another folder, or rename it"
         )
     expanded = os.path.expanduser(text)
-    if expanded == text and text.startswith("~") and "/" in text:
+    if text.startswith(CACHE) and not _usable(expanded):
+        return _other_cache(text.removeprefix(CACHE), start + text)
+    if expanded == text and text.startswith("~") and ("/" in text or text == "~"):
         raise BdfError(f"{start}{text}: the home of {text.partition('/')[0]} is not known here; write the whole path")
     return Path(expanded)
+
+
+def _usable(path: str) -> bool:
+    """Whether there is something at this path or it can be made; a user without a home has "~", "" or "/" as one."""
+    there = path
+    while os.path.isabs(path) and not os.path.exists(there):
+        there = os.path.dirname(there)
+    return os.path.isabs(path) and (there == path or os.access(there, os.W_OK | os.X_OK))
+
+
+@functools.cache
+def _other_cache(rest: str, asked: str) -> Path:
+    """A folder for what else goes into the home's cache, and a line that says so: once."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        place = named if os.path.isabs(named) else os.path.join(tempfile.gettempdir(), f"cache-of-{os.geteuid()}")
+        os.makedirs(place, mode=0o700, exist_ok=True)
+        if place != named and (os.path.islink(place) or os.stat(place).st_uid != os.geteuid()):
+            raise PermissionError(None, "belongs to another user", place)
+    except OSError as error:
+        found = f"{error.filename or 'a folder of temporary files'}: {error.strerror or error}"
+        raise BdfError(
+            f"{asked}: this user has no home in which something can be kept, nor another place ({found}); name a "
+            "folder, or set XDG_CACHE_HOME or TMPDIR"
+        ) from error
+    path = Path(place, rest)
+    tell(f"{asked}: this user has no home in which something can be kept, so it is {path}\n")
+    return path
 
 
 def check_name(folder: Path, characters: str, what: str = "") -> None:

@@ -24,6 +24,7 @@ from bdf_jax.config import Config, vary
 from bdf_jax.data.dataset import Split, open_dataset
 from bdf_jax.data.index import ImageIndex
 from bdf_jax.errors import BdfError
+from bdf_jax.paths import local_path
 from benchmarks import photographs
 from configs.demo import CONFIG as DEMO
 
@@ -185,7 +186,7 @@ if __name__ == "__main__":
         for flag, allowed in ((SETS, ("faces", "field")), (SEEDS, ("0", "1", "2"))):
             if not set(flag.value) <= set(allowed):
                 raise BdfError(f"--{flag.name}: expected some of {', '.join(allowed)}, found {','.join(flag.value)}")
-        rows = measure(Path(cli.required(OUT)).expanduser(), SETS.value, [int(seed) for seed in SEEDS.value])
+        rows = measure(local_path(cli.required(OUT), "--out"), SETS.value, [int(seed) for seed in SEEDS.value])
         if JSON.value:
             write_json(JSON.value, rows)
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import bdf_jax
+from bdf_jax import paths
 from bdf_jax.commands import ablation, check_data, embed, export, plot, search, trials
+from bdf_jax.commands.overrides import read_config_file
 from bdf_jax.config import Config, vary
 from bdf_jax.data.dataset import open_dataset
 from bdf_jax.data.world import write_world
@@ -53,6 +55,69 @@ def test_a_home_is_filled_in_and_one_that_is_not_there_is_told(monkeypatch):
         local_path("~nobody-here/runs", "--workdir")
     with pytest.raises(BdfError, match="expected a path, found int"):
         local_path(3)
+
+
+def no_name(number):
+    raise KeyError(f"uid or gid not found: {number}")
+
+
+@pytest.fixture
+def nameless(monkeypatch, tmp_path_factory):
+    """A user without a name and without a home, as `docker run -u` makes one; the folder for its temporary files."""
+    folder = tmp_path_factory.mktemp("tmp")
+    monkeypatch.setattr("pwd.getpwuid", no_name)
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    paths._other_cache.cache_clear()
+    yield folder
+    paths._other_cache.cache_clear()
+
+
+@pytest.mark.parametrize("home", [None, "", "/proc", "relative"])
+def test_the_cache_of_a_user_without_a_home_lies_elsewhere_and_that_is_said_once(nameless, monkeypatch, capfd, home):
+    if home is not None:
+        monkeypatch.setenv("HOME", home)
+        # Root may write anywhere but there.
+        monkeypatch.setattr("os.access", lambda path, mode: not path.startswith("/proc") and path != "/")
+    place = nameless / f"cache-of-{os.geteuid()}"
+    for _ in range(2):
+        assert local_path(Config().data.dir, "data.dir") == place / "bdf_jax"
+    said = "data.dir=~/.cache/bdf_jax: this user has no home in which something can be kept, so it is "
+    assert capfd.readouterr().err == f"{said}{place / 'bdf_jax'}\n"
+    assert place.stat().st_mode & 0o777 == 0o700
+
+
+def test_without_a_home_a_named_cache_counts_and_any_other_path_is_an_error(nameless, monkeypatch, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    assert local_path("~/.cache/bdf_jax") == cache / "bdf_jax"
+    for path in ("~", "~/runs"):
+        with pytest.raises(BdfError, match=r"--workdir=~.*: the home of ~ is not known here; write the whole path"):
+            local_path(path, "--workdir")
+    with pytest.raises(BdfError, match=r"--config=~/.*: the home of ~ is not known here"):
+        read_config_file("~/demo.py", [])
+
+
+def test_a_cache_that_another_user_has_put_there_is_not_used(nameless):
+    (nameless / f"cache-of-{os.geteuid()}").symlink_to("/usr")
+    with pytest.raises(BdfError, match=r"belongs to another user.*set XDG_CACHE_HOME or TMPDIR"):
+        local_path("~/.cache/bdf_jax")
+
+
+def test_a_home_in_a_configuration_s_name(monkeypatch, tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    (home / "mine.py").write_text((ROOT / "configs" / "regdb.py").read_text())
+    assert read_config_file("~/mine.py", []).data.dataset == "regdb"
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", "--config=~/mine.py"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stderr == "error: --workdir=... is missing\n"
 
 
 @pytest.mark.parametrize("place", ["data.dir", "workdir", "model"])

@@ -13,6 +13,7 @@ from ml_collections import config_flags
 
 from bdf_jax.config import Config, field_names, from_dict, unknown_field
 from bdf_jax.errors import BdfError
+from bdf_jax.paths import local_path
 
 
 def read_config_file(file: str, overrides: Sequence[str]) -> Config:
@@ -31,13 +32,14 @@ def read_config_file(file: str, overrides: Sequence[str]) -> Config:
             raise BdfError(f"{override}: expected --config.SECTION.FIELD=VALUE")
         if name.removeprefix("--config.") not in field_names():
             raise unknown_field(name.removeprefix("--config."))
-    path = Path(file.split(":", 1)[0]).expanduser()
+    name, colon, argument = file.partition(":")
+    path = local_path(name, "--config") if name else Path(name)
     if not path.is_file():
         raise BdfError(f"--config={file}: no such file; the project's own are in configs/")
     package = path.resolve().parent
     if (package / "__init__.py").exists() and str(package.parent) not in sys.path:
         sys.path.append(str(package.parent))  # a configuration may vary another of its folder, from wherever it is used
-    argv = [os.path.basename(sys.argv[0]), f"--config={file}", *overrides]
+    argv = [os.path.basename(sys.argv[0]), f"--config={path}{colon}{argument}", *overrides]
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=argv)
     try:

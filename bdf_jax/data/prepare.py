@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from stat import S_ISDIR
 
 from bdf_jax.config import DataConfig
 from bdf_jax.data.levels import AS_STORED, Levels
@@ -119,6 +120,7 @@ def _build(tree: Tree, work: Path, levels: Levels, progress: bool) -> Path:
     module = importlib.import_module(f"bdf_jax.data.builders.{tree.dataset}")
     builder = module.Builder(data_dir=work)
     builder.progress, builder.levels = progress, levels
+    _ask_no_names()
     config = tfds.download.DownloadConfig(manual_dir=Path(tree.root), try_download_gcs=False)
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download
@@ -134,6 +136,34 @@ def _build(tree: Tree, work: Path, levels: Levels, progress: bool) -> Path:
         raise
     _check(builder, tree)
     return Path(builder.data_dir)
+
+
+def _ask_no_names() -> None:
+    """Lets the sizes of files be asked for where their owner or group has only a number.
+
+    The library for paths below TensorFlow Datasets looks both names up with every size, and fails where there is none:
+    in a container of another user, say. Nothing here uses them, so the numbers serve.
+    """
+    from etils.epath import backend, stat_utils
+
+    local = backend.os_backend
+    named = type(local).stat
+
+    def stat(path: str | os.PathLike[str]) -> stat_utils.StatResult:
+        try:
+            return named(local, path)
+        except KeyError:
+            found = os.stat(path)
+            return stat_utils.StatResult(
+                is_directory=S_ISDIR(found.st_mode),
+                length=found.st_size,
+                mtime=int(found.st_mtime),
+                owner=str(found.st_uid),
+                group=str(found.st_gid),
+                mode=found.st_mode,
+            )
+
+    local.stat = stat  # of this one object, which all local paths share
 
 
 def _check(builder: object, tree: Tree) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from bdf_jax.errors import BdfError
+from bdf_jax.paths import local_path
 
 # In the order of preference: safetensors first.
 FILENAMES = ("model.safetensors", "pytorch_model.bin")
@@ -30,6 +32,9 @@ def download(name: str, *, progress: bool = True) -> Path:
     Raises:
       BdfError: no `huggingface_hub`, no network and nothing cached, no such repository or no weight file in it.
     """
+    if not any(os.environ.get(variable) for variable in ("HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME")):
+        # What the library would choose itself; but without a home that would be a folder called "~".
+        os.environ["HF_HOME"] = str(local_path("~/.cache/huggingface", "HF_HOME"))
     try:
         import huggingface_hub
         from huggingface_hub import errors

@@ -114,6 +114,19 @@ def test_any_tfds_user_can_read_the_records(sysu, tmp_path):
     assert builder.as_data_source("test")[0]["image"].shape == (24, 12, 3)
 
 
+def test_files_whose_owner_and_group_have_no_name(sysu, tmp_path, monkeypatch):
+    """In a container of another user, or in a project's folder on a server, they are mere numbers."""
+
+    def no_name(number):
+        raise KeyError(f"uid or gid not found: {number}")
+
+    monkeypatch.setattr("pwd.getpwuid", no_name)
+    monkeypatch.setattr("grp.getgrgid", no_name)
+    tree = read_tree("sysu_mm01", sysu)
+    records = Records(prepare(tree, tmp_path / "dir", progress=False), tree.root)
+    assert len(records.index) == sum(len(index) for index in tree.parts.values())
+
+
 def test_the_builder_works_by_hand(regdb, tmp_path):
     import tensorflow_datasets as tfds
 
