@@ -7,21 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bdf_jax.config import AugmentConfig
-
-# ImageNet statistics of pixels in [0, 1], RGB.
-MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-STD = np.array([0.229, 0.224, 0.225], np.float32)
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
-
-
-def normalise(images_uint8: jax.Array) -> jax.Array:
-    """Pixels 0..255 of (..., H, W, 3) to float32 with ImageNet's mean 0 and deviation 1."""
-    return (images_uint8.astype(jnp.float32) / 255.0 - MEAN) / STD
-
-
-def denormalise(images: jax.Array) -> jax.Array:
-    """The inverse of `normalise` up to rounding: uint8 pixels, clipped to 0..255."""
-    return jnp.clip(jnp.round((images * STD + MEAN) * 255.0), 0, 255).astype(jnp.uint8)
+from bdf_jax.pixels import normalise
 
 
 def step_key(seed: int, step: jax.Array) -> jax.Array:

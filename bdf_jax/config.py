@@ -1,24 +1,24 @@
-"""The configuration: one schema of frozen dataclasses, checked before anything starts.
+"""The configuration: what an experiment is, as frozen dataclasses, checked before anything starts.
 
-A file in `configs/` returns `editable(Config(...))`, a `ml_collections.ConfigDict` whose fields the command
-line can override; `from_dict` turns it (or what a checkpoint stored) back into a validated `Config`.
+A file in `configs/` has a function `get_config(method)` that returns a `Config`; the command line overrides its
+fields, and a checkpoint stores it as dictionaries (`to_dict`, `from_dict`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import types
-import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import ml_collections
-
-from bdf_jax.errors import BdfError
+from bdf_jax import parts
+from bdf_jax.errors import BdfError, at_least, check_names, within
+from bdf_jax.losses.terms import Loss
+from bdf_jax.models.network import NetworkConfig
+from bdf_jax.parts import Named
+from bdf_jax.training.optimiser import Adam, Optimiser
+from bdf_jax.views import BASES, View, base_of, check_views
 
 Dataset = Literal["sysu_mm01", "regdb", "llcm"]
-Arch = Literal["tiny", "resnet18", "resnet34", "resnet50", "mobilenet_v2"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +34,9 @@ class WorldConfig:
 
     def check(self) -> None:
         """Raises BdfError on an impossible value."""
-        _at_least("data.world.train_ids", self.train_ids, 0)
-        _at_least("data.world.images", self.images, 1)
-        _within("data.world.correlation", self.correlation, 0, 1)
+        at_least("data.world.train_ids", self.train_ids, 0)
+        at_least("data.world.images", self.images, 1)
+        within("data.world.correlation", self.correlation, 0, 1)
         if self.train_ids and self.test_ids < 2:
             raise BdfError(f"data.world.test_ids: a world to evaluate on needs at least 2, found {self.test_ids}")
 
@@ -62,12 +62,12 @@ class DataConfig:
 
     def check(self) -> None:
         """Raises BdfError on an impossible value."""
-        _within("data.trial", self.trial, 1, 10)
-        _at_least("data.identities", self.identities, 2)  # a triplet needs a negative
-        _at_least("data.images", self.images, 1)
-        _at_least("data.workers", self.workers, 0)
-        _at_least("data.prefetch", self.prefetch, 1)
-        _at_least("data.image_size", min(self.image_size), 16)
+        within("data.trial", self.trial, 1, 10)
+        at_least("data.identities", self.identities, 2)  # a triplet needs a negative
+        at_least("data.images", self.images, 1)
+        at_least("data.workers", self.workers, 0)
+        at_least("data.prefetch", self.prefetch, 1)
+        at_least("data.image_size", min(self.image_size), 16)
         if (self.white or self.black) and self.white <= self.black:
             raise BdfError(f"data.white: expected a value above data.black = {self.black:g}, found {self.white:g}")
         self.world.check()
@@ -85,9 +85,9 @@ class AugmentConfig:
 
     def check(self) -> None:
         """Raises BdfError on an impossible value."""
-        _within("augment.flip", self.flip, 0, 1)
-        _within("augment.erase", self.erase, 0, 1)
-        _at_least("augment.pad", self.pad, 0)
+        within("augment.flip", self.flip, 0, 1)
+        within("augment.erase", self.erase, 0, 1)
+        at_least("augment.pad", self.pad, 0)
         for name in ("erase_area", "erase_aspect"):
             low, high = getattr(self, name)
             if not 0 < low <= high or (name == "erase_area" and high > 1):
@@ -95,92 +95,30 @@ class AugmentConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class GeneratorConfig:
-    """The generators: what makes a derivative out of a base image."""
+class Group:
+    """Parameters with an optimiser of their own; `optimiser` trains all that stand in no group."""
 
-    derivatives: Literal["both", "visible", "infrared", "none"] = "both"  # which bases get one
-    kind: Literal["pixelwise", "middle", "gray"] = "pixelwise"  # two 1x1 convolutions | MMN's | fixed luma
-    hidden: int = 1  # h: channels between the two convolutions
-    init: Literal["gray", "third", "random"] = "gray"  # "random": a random recolouring, for the control
-    tied: bool = False  # one generator for both bases
-    detach: bool = False  # no gradient to the generators, which then stay as they started (a control)
-
-    def check(self) -> None:
-        """Raises BdfError on an impossible value."""
-        _at_least("model.generator.hidden", self.hidden, 1)
-        if self.init != "random" and self.kind == "pixelwise" and self.hidden != 1:
-            raise BdfError(
-                f"model.generator.hidden: init {self.init!r} is defined for 1 hidden channel, found {self.hidden}; "
-                "use --config.model.generator.init=random for more"
-            )
+    params: tuple[str, ...]  # names at the top of the parameter tree, or roles: see `Optimiser.scales`
+    optimiser: Optimiser
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """The four-modality network."""
+class Stage:
+    """A part of the training in which some groups learn from some losses."""
 
-    arch: Arch = "resnet50"  # backbone
-    pretrained: str = ""  # weights to start from; empty: random initialisation
-    split_at: int = 0  # how many stages are specific to a base modality: 0 none, 1 the stem, ... 5 everything
-    bn: Literal["shared", "per_modality"] = "shared"  # one set of batch statistics, or one for each modality
-    pool: Literal["avg", "max", "gem"] = "avg"  # global pooling
-    stripes: int = 1  # horizontal stripes pooled apart
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the convolutions; parameters stay float32
-    remat: Literal["none", "stage", "block"] = "none"  # what is computed again instead of kept for the gradient
-    generator: GeneratorConfig = GeneratorConfig()
-
-    def check(self) -> None:
-        """Raises BdfError on an impossible value."""
-        _within("model.split_at", self.split_at, 0, 5)
-        _at_least("model.stripes", self.stripes, 1)
-        self.generator.check()
+    epochs: float  # its share of `training.epochs` is epochs / the sum of all stages' epochs
+    groups: tuple[str, ...] = ()  # that learn; empty: all
+    losses: tuple[str, ...] = ()  # that are computed; empty: all
 
 
 @dataclasses.dataclass(frozen=True)
-class LossConfig:
-    """total = did_weight * DID + mml_weight * MML + mdl_weight * MDL."""
+class RetrieveConfig:
+    """Which feature stands for an image, and how two are compared."""
 
-    did_weight: float = 1.0
-    mml_weight: float = 1.0
-    mdl_weight: float = 0.1
-    label_smoothing: float = 0.1
-    mml_modes: Literal["all", "base"] = "all"  # modalities that get an intra-modality triplet
-    mml_margin: float = 0.3  # feature distance
-    mdl_pairs: Literal["bridge", "bi", "no_dd", "base_derivative", "all"] = "bridge"  # of the modalities present
-    mdl_level: Literal["center", "sample"] = "center"
-    mdl_margin: float = 0.5  # feature distance
-    reduce: Literal["sum", "mean"] = "sum"  # over modalities and edges
-
-    def check(self) -> None:
-        """Raises BdfError on an impossible value."""
-        for name in ("did_weight", "mml_weight", "mdl_weight", "mml_margin", "mdl_margin"):
-            _at_least(f"loss.{name}", getattr(self, name), 0)
-        _within("loss.label_smoothing", self.label_smoothing, 0, 1)
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimiserConfig:
-    """Optimiser and learning-rate schedule; epochs are those of `training.epochs`."""
-
-    name: Literal["adam", "sgd"] = "adam"  # sgd: Nesterov momentum 0.9
-    learning_rate: float = 3.5e-4
-    weight_decay: float = 5e-4  # L2, added to the gradient (not decoupled)
-    trunk_scale: float = 1.0  # learning rate of the backbone relative to the head
-    generator_scale: float = 1.0  # learning rate of the generators relative to the head
-    warmup_epochs: float = 10.0  # linear, from `warmup_factor`
-    warmup_factor: float = 0.01
-    milestones: tuple[float, ...] = (40.0, 70.0)  # epochs at which the rate is multiplied by `decay`
-    decay: float = 0.1
-
-    def check(self) -> None:
-        """Raises BdfError on an impossible value."""
-        if not self.learning_rate > 0:
-            raise BdfError(f"optimiser.learning_rate: expected more than 0, found {self.learning_rate}")
-        for name in ("weight_decay", "trunk_scale", "generator_scale", "warmup_epochs", "decay"):
-            _at_least(f"optimiser.{name}", getattr(self, name), 0)
-        _within("optimiser.warmup_factor", self.warmup_factor, 0, 1)
-        if list(self.milestones) != sorted(self.milestones):
-            raise BdfError(f"optimiser.milestones: expected increasing epochs, found {self.milestones}")
+    feature: Literal["embedding", "pooled"] = "embedding"  # after or before the neck
+    use: Literal["base", "derivative", "concat", "sum4"] = "base"  # which views of the image
+    similarity: Literal["cosine", "euclidean"] = "cosine"
+    flip_tta: bool = False  # mean feature of the image and its mirror image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,80 +138,142 @@ class TrainingConfig:
 
     def check(self) -> None:
         """Raises BdfError on an impossible value."""
-        _within("training.seed", self.seed, 0, 2**31 - 1)
-        _at_least("training.steps", self.steps, 0)
+        within("training.seed", self.seed, 0, 2**31 - 1)
+        at_least("training.steps", self.steps, 0)
         if not self.epochs > 0:
             raise BdfError(f"training.epochs: expected more than 0, found {self.epochs}")
         for name in ("slices", "log_every", "checkpoint_every"):
-            _at_least(f"training.{name}", getattr(self, name), 1)
-        _at_least("training.validate_every", self.validate_every, 0)
+            at_least(f"training.{name}", getattr(self, name), 1)
+        at_least("training.validate_every", self.validate_every, 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """Which feature is compared, and what stands beside it in the table."""
+    """What stands beside the result in the table."""
 
-    feature: Literal["post_bn", "pre_bn"] = "post_bn"  # after or before the BNNeck
-    use: Literal["base", "derivative", "concat", "sum4"] = "base"
-    flip_tta: bool = False  # mean feature of the image and its mirror image
     baselines: bool = False  # also rows for chance, raw pixels, edge magnitudes and the untrained network
     batch_size: int = 128  # images embedded at a time
 
     def check(self) -> None:
         """Raises BdfError on an impossible value."""
-        _at_least("evaluation.batch_size", self.batch_size, 1)
+        at_least("evaluation.batch_size", self.batch_size, 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Everything an experiment is. The same configuration and seed give the same numbers."""
 
+    method: str = ""  # its name, for tables
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
-    model: ModelConfig = ModelConfig()
-    loss: LossConfig = LossConfig()
-    optimiser: OptimiserConfig = OptimiserConfig()
+    views: Named[View] = Named()
+    network: NetworkConfig = NetworkConfig()
+    losses: Named[Loss] = Named()
+    optimiser: Optimiser = Adam()
+    groups: Named[Group] = Named()
+    stages: Named[Stage] = Named()  # empty: one, in which everything learns
+    retrieve: RetrieveConfig = RetrieveConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     def check(self) -> None:
         """Raises BdfError on an impossible value, alone or together with another."""
-        for section in dataclasses.fields(self):
-            getattr(self, section.name).check()
+        for section in (self.data, self.augment, self.network, self.training, self.evaluation):
+            section.check()
         if self.training.validate_every and (self.data.train_split != "train" or self.data.dataset != "sysu_mm01"):
             raise BdfError(
                 "training.validate_every: validation needs identities that are not trained on, which only SYSU-MM01 "
                 f"with --config.data.train_split=train keeps apart; found dataset {self.data.dataset!r} with split "
                 f"{self.data.train_split!r}. Set validate_every to 0 or change the split."
             )
-        if self.evaluation.use != "base" and self.model.generator.derivatives != "both":
-            raise BdfError(
-                f"evaluation.use: {self.evaluation.use!r} needs the derivatives of both bases, but "
-                f"model.generator.derivatives is {self.model.generator.derivatives!r}"
-            )
+        check_views(self.views)
+        entering = self.network.inputs or (*BASES, *self.views)
+        for name in entering:
+            base_of(name, self.views)
+        if self.retrieve.use != "base":
+            short = [word for base, word in enumerate(("visible", "infrared")) if len(self.views_of(base)) < 2]
+            if short:
+                raise BdfError(
+                    f"retrieve.use: {self.retrieve.use!r} needs a second view of both bases, but {' and '.join(short)} "
+                    f"images enter the network as {' '.join(self.views_of(0) + self.views_of(1))} alone"
+                )
+        for name, loss in self.losses.items():
+            loss.check(f"losses.{name}", entering, self)
+        self._check_training()
+
+    def views_of(self, base: int) -> tuple[str, ...]:
+        """The views of a base (0 visible, 1 infrared) that enter the trunk, in order."""
+        entering = self.network.inputs or (*BASES, *self.views)
+        return tuple(name for name in entering if base_of(name, self.views) == base)
+
+    def _check_training(self) -> None:
+        """Every name that groups, stages and losses refer to is there."""
+        groups = ("main", *self.groups)
+        if "main" in self.groups:
+            raise BdfError("groups.main: this is what the parameters of no group are called; name the group otherwise")
+        for name, loss in self.losses.items():
+            check_names(f"losses.{name}.trains", loss.trains, (*groups, "*"))
+        for name, stage in self.stages.items():
+            check_names(f"stages.{name}.groups", stage.groups, groups)
+            check_names(f"stages.{name}.losses", stage.losses, tuple(self.losses))
+            if not stage.epochs > 0:
+                raise BdfError(f"stages.{name}.epochs: expected more than 0, found {stage.epochs}")
 
 
-def editable(config: Config) -> ml_collections.ConfigDict:
-    """The form in which the command line overrides fields: what a config file's `get_config` returns."""
-    return ml_collections.ConfigDict(dataclasses.asdict(config))
+# What fields were called in version 0.1.
+RENAMED = {
+    "model.arch": "network.trunk.kind",
+    "model.pretrained": "network.pretrained",
+    "model.split_at": "network.split_at",
+    "model.bn": "network.bn",
+    "model.pool": "network.pool.kind",
+    "model.stripes": "network.pool.stripes",
+    "model.dtype": "network.dtype",
+    "model.remat": "network.remat",
+    "model.generator.init": "views.Dv.by.init",
+    "model.generator.hidden": "views.Dv.by.hidden",
+    "model.generator.kind": "views.Dv.by.kind",
+    "model.generator.detach": "views.Dv.detach",
+    "model.generator.tied": "views.Di.share",
+    "model.generator.derivatives": "views.Dv (and views.Di; none removes one)",
+    "loss.did_weight": "losses.did.weight",
+    "loss.mml_weight": "losses.mml.weight",
+    "loss.mdl_weight": "losses.mdl.weight",
+    "loss.label_smoothing": "losses.did.smoothing",
+    "loss.mml_modes": "losses.mml.edges",
+    "loss.mml_margin": "losses.mml.margin",
+    "loss.mdl_pairs": "losses.mdl.edges",
+    "loss.mdl_level": "losses.mdl.level",
+    "loss.mdl_margin": "losses.mdl.margin",
+    "loss.reduce": "losses.mdl.reduce (and those of did and mml)",
+    "optimiser.name": "optimiser.kind",
+    "optimiser.trunk_scale": "optimiser.scales.trunk",
+    "optimiser.generator_scale": "optimiser.scales.views",
+    "evaluation.feature": "retrieve.feature",
+    "evaluation.use": "retrieve.use",
+    "evaluation.flip_tta": "retrieve.flip_tta",
+}
 
 
-def vary(config: Config, changes: Mapping[str, Any]) -> Config:
-    """A configuration that differs in a few fields: `vary(config, {"loss.mdl_pairs": "bi"})`.
+def vary(config: Config, changes: Mapping[str, Any], *, texts: bool = False) -> Config:
+    """A configuration that differs in a few fields: `vary(config, {"losses.mdl.weight": 1.0})`.
+
+    `PATH.kind` makes a part another kind, or adds one; None removes a named one.
+
+    Args:
+      config: to start from.
+      changes: path -> value.
+      texts: whether the values are words of a command line, such as "64,32".
 
     Raises:
       BdfError: unknown field, wrong type, impossible value.
     """
-    values = to_dict(config)
-    for path, value in changes.items():
-        *sections, name = path.split(".")
-        section = values
-        for part in sections:
-            section = section.get(part, {})
-        if path not in field_names():
-            raise unknown_field(path)
-        section[name] = value
-    return from_dict(values)
+    for path in changes:
+        if path in RENAMED:
+            raise BdfError(f"configuration has no field {path!r} any more; it is {RENAMED[path]} now")
+    changed: Config = parts.changed(config, changes, texts=texts)
+    changed.check()
+    return changed
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
@@ -282,90 +282,17 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     Raises:
       BdfError: unknown field (with the nearest names), wrong type, impossible value.
     """
-    config = _build(Config, values, "")
+    if isinstance(values, Mapping) and {"model", "loss"} & set(values):
+        raise BdfError(
+            "this configuration is of version 0.1 of bdf_jax, which described its method in other fields; use that "
+            "version (pip install bdf-jax==0.1.0), or train anew"
+        )
+    config: Config = parts.from_dict(Config, values)
     config.check()
     return config
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """The configuration as JSON-ready nested dictionaries."""
-    return dataclasses.asdict(config)
-
-
-def field_names(cls: Any = Config, prefix: str = "") -> list[str]:
-    """Every field as it is written on the command line: 'data.world.seed', ..."""
-    names: list[str] = []
-    for name, kind in typing.get_type_hints(cls).items():
-        path = f"{prefix}{name}"
-        names += field_names(kind, path + ".") if dataclasses.is_dataclass(kind) else [path]
-    return names
-
-
-def unknown_field(path: str) -> BdfError:
-    """The error for a field that the schema does not have."""
-    known = field_names()
-    last = {name.rsplit(".", 1)[-1]: name for name in known}
-    initials = {"".join(word[0] for word in name.split("_")): path for name, path in last.items() if "_" in name}
-    short = path.rsplit(".", 1)[-1]
-    near = [initials[short]] if short in initials else []  # lr, wd
-    near += difflib.get_close_matches(path, known, n=3, cutoff=0.6)
-    near += [last[name] for name in difflib.get_close_matches(short, last, n=2, cutoff=0.6)]
-    hint = f"nearest: {', '.join(dict.fromkeys(near))}" if near else f"the sections are {', '.join(_sections())}"
-    return BdfError(f"configuration has no field {path!r}; {hint}")
-
-
-def _sections() -> list[str]:
-    return [field.name for field in dataclasses.fields(Config)]
-
-
-def _build(cls: Any, values: Any, prefix: str) -> Any:
-    if not isinstance(values, (Mapping, ml_collections.ConfigDict)):
-        raise BdfError(f"{prefix.rstrip('.')}: expected a section of fields, found {values!r}")
-    kinds = typing.get_type_hints(cls)
-    for name in values:
-        if name not in kinds:
-            raise unknown_field(prefix + name)
-    built = {
-        name: _build(kind, values[name], f"{prefix}{name}.")
-        if dataclasses.is_dataclass(kind)
-        else _value(kind, values[name], prefix + name)
-        for name, kind in kinds.items()
-        if name in values
-    }
-    return cls(**built)
-
-
-def _value(kind: Any, value: Any, path: str) -> Any:
-    origin = typing.get_origin(kind)
-    if origin is Literal:
-        if value in typing.get_args(kind):
-            return value
-        near = difflib.get_close_matches(str(value), typing.get_args(kind), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise BdfError(f"{path}: expected one of {', '.join(typing.get_args(kind))}, found {value!r}{hint}")
-    if origin is tuple:
-        kinds = typing.get_args(kind)
-        items = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-        if kinds[-1] is Ellipsis:
-            kinds = (kinds[0],) * len(items)
-        if len(items) != len(kinds):
-            raise BdfError(f"{path}: expected {len(kinds)} values, found {value!r}")
-        return tuple(_value(k, item, path) for k, item in zip(kinds, items, strict=True))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
-        expected = kind.__name__ if isinstance(kind, (type, types.GenericAlias)) else str(kind)
-        raise BdfError(f"{path}: expected {expected}, found {type(value).__name__} {value!r}")
-    if kind is float and not abs(value) < float("inf"):
-        raise BdfError(f"{path}: expected a finite number, found {value!r}")
-    return value
-
-
-def _at_least(path: str, value: float, low: float) -> None:
-    if not value >= low:
-        raise BdfError(f"{path}: expected at least {low}, found {value}")
-
-
-def _within(path: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise BdfError(f"{path}: expected {low} to {high}, found {value}")
+    """The configuration as JSON-ready nested dictionaries, in order; `from_dict` is the inverse."""
+    values: dict[str, Any] = parts.to_dict(config)
+    return values

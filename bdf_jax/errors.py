@@ -1,4 +1,9 @@
-"""The one exception that a user is meant to read."""
+"""The one exception that a user is meant to read, and the checks that raise it most."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
 
 from bdf_jax.names import legible
 
@@ -14,3 +19,24 @@ class BdfError(Exception):
 
     def __init__(self, message: object = "", *more: object):
         super().__init__(legible(str(message)), *more)
+
+
+def at_least(path: str, value: float, low: float) -> None:
+    """Raises BdfError where the field `path` is below `low`, or is no number."""
+    if not value >= low:
+        raise BdfError(f"{path}: expected at least {low}, found {value}")
+
+
+def within(path: str, value: float, low: float, high: float) -> None:
+    """Raises BdfError where the field `path` is not from `low` to `high`."""
+    if not low <= value <= high:
+        raise BdfError(f"{path}: expected {low} to {high}, found {value}")
+
+
+def check_names(path: str, names: Sequence[str], known: Sequence[str]) -> None:
+    """Raises BdfError where one of the names that the field `path` refers to is not there; names the nearest."""
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+            hint = f"; nearest: {', '.join(near)}" if near else ""
+            raise BdfError(f"{path}: there is no {name!r}; there are {', '.join(known) or 'none'}{hint}")

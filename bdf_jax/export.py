@@ -16,14 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
-from bdf_jax.augment import MEAN, STD
 from bdf_jax.checkpoints import Metadata, load_variables
-from bdf_jax.config import EvaluationConfig, to_dict, vary
+from bdf_jax.config import RetrieveConfig, to_dict, vary
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.features import depends_on_modality, flags_of, make_embed, similarity_of
 from bdf_jax.models import Network
 from bdf_jax.output import replaced
 from bdf_jax.paths import local_path
+from bdf_jax.pixels import MEAN, STD
 
 FORMATS = ("stablehlo", "safetensors")
 MODALITIES = ("visible", "infrared")
@@ -98,7 +98,7 @@ def export_embedder(
       formats: "stablehlo": a program for each modality (one for both where the network treats them alike), with its
         weights, its normalisation, any batch size, for CPU, CUDA and TPU. "safetensors": the weights by name.
       modalities: for which a program is written.
-      changes: of the run's `evaluation` section: `use`, `feature`, `flip_tta`.
+      changes: of the run's `retrieve` section: `use`, `feature`, `flip_tta`.
 
     Returns:
       The manifest.
@@ -116,13 +116,13 @@ def export_embedder(
     earlier = _earlier(folder)
     _claim(folder, earlier)
     metadata, variables, step = load_variables(workdir, step)
-    asked = {f"evaluation.{name}": value for name, value in changes.items() if value is not None}
+    asked = {f"retrieve.{name}": value for name, value in changes.items() if value is not None}
     config = vary(metadata.config, asked)
     size = config.data.image_size
     files: dict[str, bytes] = {}
-    manifest = _manifest(metadata, config.evaluation, step)
+    manifest = _manifest(metadata, config.retrieve, step)
     if "stablehlo" in formats:
-        programs, dimension = _programs(metadata, variables, config.evaluation, modalities)
+        programs, dimension = _programs(metadata, variables, config.retrieve, modalities)
         manifest["output"]["dimension"] = dimension
         manifest["platforms"] = list(PLATFORMS)
         for modality, (name, content) in programs.items():
@@ -140,14 +140,14 @@ def export_embedder(
 
 
 def _programs(
-    metadata: Metadata, variables: Mapping[str, Any], settings: EvaluationConfig, modalities: Sequence[str]
+    metadata: Metadata, variables: Mapping[str, Any], settings: RetrieveConfig, modalities: Sequence[str]
 ) -> tuple[dict[str, tuple[str, bytes]], int]:
     """Modality -> (file name, serialised program), and D: the length of a feature."""
-    network = Network(metadata.config.model, metadata.num_classes)
+    network = Network.of(metadata.config, metadata.num_classes)
     embed, (height, width) = make_embed(network, settings), metadata.config.data.image_size
     (batch,) = jax_export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8)
-    apart = depends_on_modality(metadata.config.model, settings)
+    apart = depends_on_modality(network, settings)
     made: dict[int, tuple[str, bytes]] = {}
     programs, dimension = {}, 0
     for name in modalities:
@@ -190,12 +190,13 @@ def _weights(metadata: Metadata, variables: Mapping[str, Any]) -> tuple[bytes, d
     return save(flat, {"format": "flax", "fingerprint": metadata.fingerprint}), described
 
 
-def _manifest(metadata: Metadata, settings: EvaluationConfig, step: int) -> dict[str, Any]:
+def _manifest(metadata: Metadata, settings: RetrieveConfig, step: int) -> dict[str, Any]:
     config, (height, width) = metadata.config, metadata.config.data.image_size
     described = to_dict(config)
     for place in ("root", "dir"):  # of the machine that trained, which is nobody else's business
         del described["data"][place]
-    length = "the sum of two vectors of length 1" if settings.use == "sum4" else "1"
+    lengths = {"dot": "the sum of vectors of length 1", "euclidean": "any"}
+    length = lengths.get(similarity_of(settings), "1")
     return {
         "what": WHAT,
         "jax": jax.__version__,

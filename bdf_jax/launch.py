@@ -5,13 +5,12 @@ A run has one process for each host, or for each device, as the launcher likes.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import os
 import socket
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-
-from absl import flags
 
 from bdf_jax.errors import BdfError
 from bdf_jax.peers import SILENCE_SECONDS, START_SECONDS, Launch, session
@@ -28,8 +27,6 @@ LAUNCHERS = (
 )
 # Steps that SLURM itself makes have numbers from here on: an interactive shell, the batch script, what adopts a login.
 SLURM_OWN_STEPS = 0xFFFFFFFA
-
-flags.disclaim_key_flags()  # they are the entry file's, and in its --help
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,40 +51,43 @@ class Launcher:
         return f"{self.name} ({self.variables})"
 
 
-def define_flags() -> Mapping[str, flags.FlagHolder]:
-    """The flags of a program that may run in several processes."""
-    several = "Several processes: "
-    return {
-        "coordinator": flags.DEFINE_string(
-            "coordinator", "", several + "HOST:PORT of process 0. Default: JAX_COORDINATOR_ADDRESS."
-        ),
-        "processes": flags.DEFINE_integer(
-            "processes", None, several + "how many. Default: JAX_NUM_PROCESSES."
-        ),
-        "process": flags.DEFINE_integer(
-            "process", None, several + "which this one is, from 0. Default: JAX_PROCESS_ID."
-        ),
-        "detect": flags.DEFINE_enum(
-            "distributed", "auto", ["auto", "on", "off"],
-            several + "auto: also under srun, Open MPI and on TPU pods; on: wherever JAX finds out; off: never.",
-        ),
-        "silence_seconds": flags.DEFINE_integer(
-            "silence_timeout", SILENCE_SECONDS, several + "seconds after which one that is not heard of counts as dead."
-        ),
-        "start_seconds": flags.DEFINE_integer(
-            "start_timeout", START_SECONDS, several + "seconds for which they wait for each other at the start."
-        ),
-    }  # fmt: skip
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of a command that may run in several processes."""
+    group = parser.add_argument_group("several processes")
+    group.add_argument(
+        "--coordinator", default="", metavar="HOST:PORT", help="of process 0; default: JAX_COORDINATOR_ADDRESS"
+    )
+    group.add_argument("--processes", type=int, metavar="N", help="how many; default: JAX_NUM_PROCESSES")
+    group.add_argument("--process", type=int, metavar="I", help="which this one is, from 0; default: JAX_PROCESS_ID")
+    group.add_argument(
+        "--distributed",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="auto: also under srun, Open MPI and on TPU pods; on: wherever JAX finds out; off: never",
+    )
+    group.add_argument(
+        "--silence-timeout",
+        type=int,
+        default=SILENCE_SECONDS,
+        metavar="SECONDS",
+        help="after which one that is not heard of counts as dead",
+    )
+    group.add_argument(
+        "--start-timeout",
+        type=int,
+        default=START_SECONDS,
+        metavar="SECONDS",
+        help="for which they wait for each other at the start",
+    )
 
 
-def joined(holders: Mapping[str, flags.FlagHolder]) -> AbstractContextManager[None]:
-    """`session` as the flags of `define_flags` say; raises BdfError where they contradict each other."""
-    values = {name: holder.value for name, holder in holders.items()}
-    limits = {name: values.pop(name) for name in ("silence_seconds", "start_seconds")}
-    for name, flag in (("silence_seconds", "silence_timeout"), ("start_seconds", "start_timeout")):
-        if limits[name] < 1:
-            raise BdfError(f"--{flag}={limits[name]}: expected at least 1 second")
-    return session(find(**values), **limits)
+def joined(arguments: argparse.Namespace) -> AbstractContextManager[None]:
+    """`session` as the flags of `add_arguments` say; raises BdfError where they contradict each other."""
+    for flag in ("silence_timeout", "start_timeout"):
+        if getattr(arguments, flag) < 1:
+            raise BdfError(f"--{flag.replace('_', '-')}={getattr(arguments, flag)}: expected at least 1 second")
+    launch = find(arguments.coordinator, arguments.processes, arguments.process, detect=arguments.distributed)
+    return session(launch, silence_seconds=arguments.silence_timeout, start_seconds=arguments.start_timeout)
 
 
 def find(

@@ -24,8 +24,8 @@ DENIED = (errno.EACCES, errno.EPERM)
 EXHAUSTED = "RESOURCE_EXHAUSTED"
 
 IN_TRAINING = (
-    "--config.model.remat=block, --config.training.slices=4 and --config.model.dtype=bfloat16 need less, and so does a "
-    "smaller batch (--config.data.identities, --config.data.images)"
+    "--config.network.remat=block, --config.training.slices=4 and --config.network.dtype=bfloat16 need less, and so "
+    "does a smaller batch (--config.data.identities, --config.data.images)"
 )
 IN_EMBEDDING = "fewer images at a time need less: evaluation.batch_size, or --batch-size on the command line"
 

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +16,14 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # from a checkout that is not installed
 
-from bdf_jax import cli
 from bdf_jax.commands.ablation import run_table, seeds
-from bdf_jax.config import from_dict, vary
+from bdf_jax.commands.configuration import read_config
+from bdf_jax.config import vary
 from bdf_jax.errors import BdfError
+from bdf_jax.methods import ablation
+from bdf_jax.parts import Named
+from bdf_jax.views import Grey, Pixelwise
+from benchmarks import command
 
 OUT = flags.DEFINE_string("out", None, "Folder of the work folders and of ablation.md and ablation.json.")
 STEPS = flags.DEFINE_integer("steps", 300, "Steps of every row but those of equal time.")
@@ -28,25 +31,30 @@ SEEDS = flags.DEFINE_string("seeds", "0,1,2", "Seeds of training; the world stay
 ROWS = flags.DEFINE_list("rows", [], "Only these rows; default: all.")
 DATA_DIR = flags.DEFINE_string("data_dir", "~/.cache/bdf_jax", "Where the world and its records are.")
 
-LETTERS = "abcdef"
+LETTERS = "".join(ablation.ROWS)
+RANDOM = Pixelwise(hidden=8, init="random")
+
+
+def both(field: str, value: Any) -> dict[str, Any]:
+    """A field of both derivatives."""
+    return {f"views.{name}.{field}": value for name in ("Dv", "Di")}
+
+
 CONTROLS: dict[str, dict[str, Any]] = {
-    "f fixed grey derivative": {"model.generator.kind": "gray"},
-    "f detached generator": {"model.generator.detach": True},
-    "f MDL weight 0.1": {"loss.mdl_weight": 0.1},
-    "a MDL weight 0.1": {"loss.mdl_weight": 0.1},
-    "f generator rate x 10": {"optimiser.generator_scale": 10.0},
-    "f fixed random recolouring h 8": {
-        "model.generator.detach": True,
-        "model.generator.init": "random",
-        "model.generator.hidden": 8,
-    },
+    "f fixed grey derivative": both("by", Grey()),
+    "f detached generator": both("detach", True),
+    "f MDL weight 0.1": {"losses.mdl.weight": 0.1},
+    "a MDL weight 0.1": {"losses.mdl.weight": 0.1},
+    "f generator rate x 10": {"optimiser.scales": Named(views=10.0)},
+    "f fixed random recolouring h 8": {**both("detach", True), **both("by", RANDOM)},
 }
+MEAN = {f"losses.{name}.reduce": "mean" for name in ("did", "mml", "mdl")}
 
 
 def rows() -> dict[str, tuple[str, float, dict[str, Any]]]:
     """Name of a row -> (letter of its configuration, factor on the steps, changes)."""
     table: dict[str, tuple[str, float, dict[str, Any]]] = {letter: (letter, 1, {}) for letter in LETTERS}
-    table |= {f"{letter} mean": (letter, 1, {"loss.reduce": "mean"}) for letter in LETTERS}
+    table |= {f"{letter} mean": (letter, 1, MEAN) for letter in LETTERS}
     # (a) computes two modalities and (b) three where the others compute four.
     table |= {"a equal time": ("a", 2, {}), "b equal time": ("b", 4 / 3, {})}
     return table | {name: (name[0], 1, changes) for name, changes in CONTROLS.items()}
@@ -61,7 +69,7 @@ def configuration(name: str) -> Any:
         "data.dir": DATA_DIR.value,
         "evaluation.baselines": False,
     }
-    return vary(from_dict(importlib.import_module(f"configs.ablation_{letter}").get_config()), settings | changes)
+    return vary(read_config(f"demo:ablation_{letter}", []), settings | changes)
 
 
 def main(_: Sequence[str]) -> None:
@@ -70,8 +78,8 @@ def main(_: Sequence[str]) -> None:
     unknown = [name for name in names if name not in rows()]
     if unknown:
         raise BdfError(f"--rows: no row {unknown[0]!r}; the rows are {'; '.join(rows())}")
-    run_table({name: configuration(name) for name in names}, seeds(SEEDS.value), Path(cli.required(OUT)))
+    run_table({name: configuration(name) for name in names}, seeds(SEEDS.value), Path(command.required(OUT)))
 
 
 if __name__ == "__main__":
-    cli.main(main)
+    command.main(main)

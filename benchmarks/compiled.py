@@ -21,12 +21,14 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # from a checkout that is not installed
 
-from bdf_jax import cli
-from bdf_jax.config import Config, from_dict, vary
+from bdf_jax.commands.ablation import row_name
+from bdf_jax.commands.configuration import read_config
+from bdf_jax.config import Config, vary
 from bdf_jax.data.world.plan import FULL_SIZE
 from bdf_jax.errors import BdfError
+from benchmarks import command
 
-STANDARD = ["configs/demo.py", "configs/sysu_mm01.py", "configs/sysu_mm01_agw.py", "configs/regdb.py"]
+STANDARD = ["configs/demo.py", "configs/sysu_mm01.py", "configs/sysu_mm01.py:agw", "configs/regdb.py"]
 
 CONFIGS = flags.DEFINE_list("configs", STANDARD, "Configuration files.")
 PAIRS = flags.DEFINE_list("pairs", [], "P and K instead of the configuration's.")
@@ -38,12 +40,12 @@ DEVICES = flags.DEFINE_integer("devices", 0, "How many of them; 0: all.", 0)
 JSON = flags.DEFINE_string("json", "", "Write the table to this file.")
 
 CHANGES: tuple[dict[str, Any], ...] = (
-    {"model.remat": "block"},
-    {"model.remat": "stage"},
+    {"network.remat": "block"},
+    {"network.remat": "stage"},
     {"training.slices": 2},
     {"training.slices": 4},
-    {"model.dtype": "bfloat16"},
-    {"model.dtype": "bfloat16", "model.remat": "block"},
+    {"network.dtype": "bfloat16"},
+    {"network.dtype": "bfloat16", "network.remat": "block"},
 )
 
 
@@ -93,12 +95,8 @@ def described(topology: str) -> list[Any]:
 
 def experiment(path: str) -> Config:
     """The configuration of a file with this command line's batch, size and type."""
-    import runpy
-
-    if not Path(path).is_file():
-        raise BdfError(f"--configs: no such file: {path}")
-    config = from_dict(runpy.run_path(path)["get_config"]())
-    changes: dict[str, Any] = {"model.pretrained": "", "model.dtype": DTYPE.value}
+    config = read_config(path, [])
+    changes: dict[str, Any] = {"network.pretrained": "", "network.dtype": DTYPE.value}
     if PAIRS.value:
         changes |= dict(zip(("data.identities", "data.images"), map(int, PAIRS.value), strict=True))
     if SIZE.value:
@@ -115,7 +113,7 @@ def row(path: str, change: dict[str, Any], devices: list[Any]) -> dict[str, Any]
     analysis = analyse(config, classes, devices)
     H, W = config.data.image_size
     return {
-        "config": Path(path).stem,
+        "config": row_name(path),
         "change": ", ".join(f"{name.split('.')[1]} {value}" for name, value in change.items()) or "-",
         "device": f"{len(devices)} {devices[0].device_kind}",
         "batch": f"{config.data.identities} x {config.data.images}, {H}x{W}",
@@ -128,4 +126,4 @@ def row(path: str, change: dict[str, Any], devices: list[Any]) -> dict[str, Any]
 
 
 if __name__ == "__main__":
-    cli.main(main)
+    command.main(main)

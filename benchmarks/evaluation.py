@@ -22,7 +22,7 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # from a checkout that is not installed
 
-from bdf_jax import cli
+from benchmarks import command
 
 DIMENSIONS = flags.DEFINE_integer("dimensions", 2048, "Length of a feature.")
 QUERIES = flags.DEFINE_integer("queries", 128, "Queries of each data set that the plain loops rank.")
@@ -171,4 +171,4 @@ def _plain(features_ND: np.ndarray, index: Any, protocol: Any, union: np.ndarray
 
 
 if __name__ == "__main__":
-    cli.main(main)
+    command.main(main)

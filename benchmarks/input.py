@@ -38,9 +38,9 @@ from absl import flags
 ROOT_FOLDER = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT_FOLDER))  # from a checkout that is not installed
 
-from bdf_jax import cli
+from benchmarks import command
 
-CONFIG = cli.define_config()
+CONFIG = command.define_config()
 ROOT = flags.DEFINE_string("root", "", "A published tree of the configuration's data set; default: the world.")
 OUT = flags.DEFINE_string("out", "", "Where the world is written and kept; default: a temporary folder.")
 DIR = flags.DEFINE_string("dir", "", "Where records and decoded images go; default: a temporary folder.")
@@ -59,10 +59,9 @@ VARIANTS = {"threads": 0, "1 process": 1, "2 processes": 2}
 
 def main(_: Sequence[str]) -> int:
     """Measures and prints the three tables."""
-    from bdf_jax.config import Config, DataConfig
     from benchmarks.tables import show
 
-    config = Config(data=DataConfig(dataset="sysu_mm01")) if CONFIG.value is None else cli.read_config(CONFIG)
+    config = command.configuration(CONFIG, "sysu_mm01")
     if QUICK.value:
         flags.FLAGS.images, flags.FLAGS.rounds, flags.FLAGS.steps = 96, 1, 4
         flags.FLAGS.step_seconds = STEP_SECONDS.value or 0.05
@@ -199,14 +198,14 @@ def _step_seconds(config: Any) -> float:
     from bdf_jax import config as configs
     from bdf_jax.models import Network
     from bdf_jax.training.compile import compile_step
-    from bdf_jax.training.optimiser import make_optimiser
+    from bdf_jax.training.stages import phases
     from bdf_jax.training.state import initial_state
 
     pairs = config.data.identities * config.data.images
     small = configs.vary(config, {"data.identities": 2, "data.images": 2})
-    network, optimiser = Network(small.model, 395), make_optimiser(small, 100)
-    compiled = compile_step(network, optimiser, small)
-    state = compiled.place_state(initial_state(network, optimiser, 0, small.data.image_size, pretrained=False))
+    network = Network.of(small, 395)
+    compiled = compile_step(network, small, phases(small, 100)[0], 100)
+    state = compiled.place_state(initial_state(network, small, pretrained=False))
     batch = np.zeros((4, 2, *small.data.image_size, 3), np.uint8), np.array([0, 0, 1, 1], np.int32)
     found = []
     for _ in range(3):  # the first compiles
@@ -309,4 +308,4 @@ def _child() -> int:
 
 
 if __name__ == "__main__":
-    cli.main(lambda argv: _child() if CHILD.value else main(argv))
+    command.main(lambda argv: _child() if CHILD.value else main(argv))

@@ -37,23 +37,23 @@ from absl import flags
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # from a checkout that is not installed
 
-from bdf_jax import cli
 from bdf_jax.errors import BdfError
 from bdf_jax.progress import bar
+from benchmarks import command
 
 AIMS = ("saving", "anywhere", "training")
 LIFE_SECONDS = 900  # after which a process counts as hanging
 CHANGES = {
     "data.image_size": "32,16", "data.identities": 4, "data.images": 2, "data.world.train_ids": 6,
     "data.world.test_ids": 3, "data.world.images": 2, "data.world.size": "32,16", "augment.pad": 2,
-    "augment.erase": 0.5, "model.stripes": 1, "training.log_every": 1, "training.checkpoint_every": 2,
+    "augment.erase": 0.5, "network.pool.stripes": 1, "training.log_every": 1, "training.checkpoint_every": 2,
     "evaluation.baselines": False, "evaluation.batch_size": 16,
 }  # fmt: skip
 
 
 def main(_: Sequence[str]) -> int:
     """Runs, kills, compares, prints."""
-    out = Path(cli.required(OUT)).absolute()
+    out = Path(command.required(OUT)).absolute()
     if (out / "whole").exists():
         raise BdfError(f"--out={OUT.value}: holds runs already; name another folder")
     whole = _run(out, "whole")
@@ -286,4 +286,4 @@ if __name__ == "__main__":  # the flags too: tests import this module, and flags
     WORKERS = flags.DEFINE_integer("workers", 1, "Decoding processes of a run; 0: threads.")
     CACHE = flags.DEFINE_string("cache", "", "Compilation cache to use; default: one in OUT for each of the two.")
     JSON = flags.DEFINE_string("json", "", "Write the result to this file.")
-    cli.main(main)
+    command.main(main)

@@ -21,14 +21,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # from a checkout that is no
 
 import train_step
 
-from bdf_jax import cli
+from bdf_jax.views import Grey
+from benchmarks import command
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "two modalities": {"model.generator.derivatives": "none"},
-    "three, of the visible": {"model.generator.derivatives": "visible"},
+    "two modalities": {"method": "ablation_a"},
+    "three, of the visible": {"method": "ablation_b"},
     "four modalities": {},
-    "four, detached": {"model.generator.detach": True},
-    "four, grey": {"model.generator.kind": "gray"},
+    "four, detached": {"views.Dv.detach": True, "views.Di.detach": True},
+    "four, grey": {"views.Dv.by": Grey(), "views.Di.by": Grey()},
 }
 
 
@@ -73,4 +74,4 @@ def main(_: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    cli.main(main)
+    command.main(main)

@@ -20,31 +20,33 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # from a checkout that is not installed
 
+from bdf_jax.commands.configuration import read_config
 from bdf_jax.config import Config, vary
 from bdf_jax.data.dataset import Split, open_dataset
 from bdf_jax.data.index import ImageIndex
 from bdf_jax.errors import BdfError
+from bdf_jax.models.trunk import MobileNetV2
+from bdf_jax.parts import Named
 from bdf_jax.paths import local_path
-from benchmarks import photographs
-from configs.demo import CONFIG as DEMO
+from benchmarks import command, photographs
 
 # The recipe for the real data sets on a small scale: pretrained, the default rates and weights. The pictures keep
 # their size, but for 4 columns that make the width a multiple of the network's 16.
 FACES = vary(
-    Config(),
+    read_config("regdb", []),
     {
         "data.dataset": "regdb",
         "data.image_size": (112, 96),
         "data.identities": 8,
         "data.images": 2,
         "augment.pad": 4,
-        "model.arch": "mobilenet_v2",
+        "network.trunk": MobileNetV2(),
         "training.steps": 40,
     },
 )
 # The demo's recipe, from scratch. North is up in every picture of a cell, so mirror images are none of it.
 FIELD = vary(
-    DEMO,
+    read_config("demo", []),
     {
         "data.dataset": "regdb",
         "data.image_size": (32, 32),
@@ -56,7 +58,7 @@ FIELD = vary(
     },
 )
 # Configuration (a) of the ablation: no derivatives, the losses of two modalities.
-GENERAL = {"model.generator.derivatives": "none", "loss.mml_modes": "base", "loss.mdl_pairs": "bi"}
+GENERAL = {"views": Named(), "losses.mml.edges": "V>V I>I", "losses.mdl.edges": "V<>I"}
 METHODS: dict[str, dict[str, Any]] = {"full method": {}, "general losses": GENERAL}
 QUICK = {"training.checkpoint_every": 10**6, "training.log_every": 10, "training.tensorboard": False}
 
@@ -79,7 +81,7 @@ def faces(home: Path, *, infrared: Any = inverted) -> Config:
     if not root.exists():
         photographs.write_faces(photographs.fetch(photographs.FACES, home), root, infrared=infrared)
     weights = photographs.fetch(photographs.WEIGHTS, home)
-    changes = {"data.root": str(root), "data.dir": str(home / "records"), "model.pretrained": str(weights)}
+    changes = {"data.root": str(root), "data.dir": str(home / "records"), "network.pretrained": str(weights)}
     return vary(FACES, changes | QUICK)
 
 
@@ -102,11 +104,11 @@ def untouched(config: Config) -> Rows:
     parts = (dataset.train, dataset.test)
     columns = (np.concatenate([getattr(p.index, f.name) for p in parts]) for f in dataclasses.fields(ImageIndex))
     everyone = Split(ImageIndex(*columns), dataset.train.records, np.concatenate([p.positions for p in parts]))
-    network = Network(config.model, num_classes=2)
+    network = Network.of(config, num_classes=2)
     variables = initial_variables(network, config.training.seed, config.data.image_size)
-    settings = dataclasses.replace(config.evaluation, batch_size=100)
+    size = config.data.image_size
     features_ND = embed_split(
-        network, variables, everyone, image_size=config.data.image_size, settings=settings, progress=False
+        network, variables, everyone, image_size=size, settings=config.retrieve, batch_size=100, progress=False
     )
     return evaluate(features_ND, everyone.index, protocols_for("regdb", everyone.index, trial=config.data.trial))
 
@@ -173,7 +175,6 @@ def measure(home: Path, sets: Sequence[str], seeds: Sequence[int]) -> Rows:
 if __name__ == "__main__":
     from absl import flags
 
-    from bdf_jax import cli
     from bdf_jax.evaluation.table import write_json
 
     OUT = flags.DEFINE_string("out", None, "Folder of packages, trees and work folders.")
@@ -186,8 +187,8 @@ if __name__ == "__main__":
         for flag, allowed in ((SETS, ("faces", "field")), (SEEDS, ("0", "1", "2"))):
             if not set(flag.value) <= set(allowed):
                 raise BdfError(f"--{flag.name}: expected some of {', '.join(allowed)}, found {','.join(flag.value)}")
-        rows = measure(local_path(cli.required(OUT), "--out"), SETS.value, [int(seed) for seed in SEEDS.value])
+        rows = measure(local_path(command.required(OUT), "--out"), SETS.value, [int(seed) for seed in SEEDS.value])
         if JSON.value:
             write_json(JSON.value, rows)
 
-    cli.main(main)
+    command.main(main)

@@ -26,8 +26,8 @@ from absl import flags
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # from a checkout that is not installed
 
-from bdf_jax import cli
 from bdf_jax.errors import BdfError
+from benchmarks import command
 
 OUT = flags.DEFINE_string("out", "", "The file; default: benchmarks/results/VERSION.json.")
 ONLY = flags.DEFINE_list("only", [], "Some of the benchmarks; default: all.")
@@ -94,4 +94,4 @@ def measured(name: str, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    cli.main(main)
+    command.main(main)

@@ -24,7 +24,7 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # from a checkout that is not installed
 
-from bdf_jax import cli
+from benchmarks import command
 
 SIZES = flags.DEFINE_list("sizes", ["10000", "100000", "1000000"], "Gallery sizes.")
 DTYPES = flags.DEFINE_list("dtypes", ["float32", "float16"], "How the gallery is stored.")
@@ -137,4 +137,4 @@ def _peak_memory() -> Iterator[list[float]]:
 
 
 if __name__ == "__main__":
-    cli.main(main)
+    command.main(main)

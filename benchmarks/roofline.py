@@ -28,11 +28,11 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # from a checkout that is not installed
 
-from bdf_jax import cli
 from bdf_jax.config import Config, vary
 from bdf_jax.data.world.plan import FULL_SIZE
+from benchmarks import command
 
-CONFIG = cli.define_config()
+CONFIG = command.define_config()
 PAIRS = flags.DEFINE_integer("pairs", 8, "Pairs of the batch that this machine runs, two of each person.", 4)
 REPEATS = flags.DEFINE_integer("repeats", 3, "Steps timed after the first; the median counts.", 1)
 JSON = flags.DEFINE_string("json", "", "Write the table to this file.")
@@ -53,11 +53,11 @@ def main(_: Sequence[str]) -> None:
     from bdf_jax.training.analysis import analyse
     from benchmarks.tables import markdown
 
-    whole = Config() if CONFIG.value is None else cli.read_config(CONFIG)
-    whole = vary(whole, {"model.pretrained": ""})
+    whole = command.configuration(CONFIG, "sysu_mm01")
+    whole = vary(whole, {"network.pretrained": ""})
     rows, classes = [], FULL_SIZE[whole.data.dataset][0]
     for dtype in ("float32", "bfloat16"):
-        config = vary(whole, {"model.dtype": dtype})
+        config = vary(whole, {"network.dtype": dtype})
         analysis = analyse(config, classes)
         for name, (single, half, bandwidth) in ACCELERATORS.items():
             rate = single if dtype == "float32" else half
@@ -121,15 +121,15 @@ def step_seconds(config: Config, classes: int) -> float:
 
     from bdf_jax.models import Network
     from bdf_jax.training.compile import compile_step
-    from bdf_jax.training.optimiser import make_optimiser
+    from bdf_jax.training.stages import phases
     from bdf_jax.training.state import initial_state
 
-    network, optimiser = Network(config.model, classes), make_optimiser(config, 1000)
-    compiled = compile_step(network, optimiser, config)
+    network = Network.of(config, classes)
+    compiled = compile_step(network, config, phases(config, 1000)[0], 1000)
     N, rng = config.data.identities * config.data.images, np.random.default_rng(0)
     images = rng.integers(0, 256, (N, 2, *config.data.image_size, 3), dtype=np.uint8)
     batch = compiled.place_batch(images, np.repeat(np.arange(N // 2, dtype=np.int32), 2))
-    state = [compiled.place_state(initial_state(network, optimiser, 0, config.data.image_size))]
+    state = [compiled.place_state(initial_state(network, config))]
 
     def once() -> None:
         state[0], metrics = compiled.step(state[0], *batch)
@@ -150,4 +150,4 @@ def seconds_of(call: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    cli.main(main)
+    command.main(main)

@@ -21,11 +21,13 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # from a checkout that is not installed
 
-from bdf_jax import cli
+from bdf_jax.commands.configuration import read_config
 from bdf_jax.config import Config, vary
 from bdf_jax.data.world.plan import FULL_SIZE
+from bdf_jax.models.trunk import Tiny
+from benchmarks import command
 
-CONFIG = cli.define_config()
+CONFIG = command.define_config()
 ACCELERATOR = flags.DEFINE_enum("accelerator", "v5e", ["v5e", "v6e", "h100"], "Whose rates.")
 CHECK = flags.DEFINE_boolean("check", False, "Compare the formulas with compiled programs instead.")
 DEVICES = flags.DEFINE_list("devices", ["2", "4", "8"], "With --check: how many.")
@@ -87,8 +89,8 @@ def main(_: Sequence[str]) -> int:
     from bdf_jax.evaluation.table import write_json
     from benchmarks.tables import markdown
 
-    config = Config() if CONFIG.value is None else cli.read_config(CONFIG)
-    config = vary(config, {"model.pretrained": ""})
+    config = command.configuration(CONFIG, "sysu_mm01")
+    config = vary(config, {"network.pretrained": ""})
     rows = [checked(int(count)) for count in DEVICES.value] if CHECK.value else table(config)
     print(markdown(rows))
     if JSON.value:
@@ -103,15 +105,15 @@ def sizes_of(config: Config, classes: int, flops: float) -> Sizes:
 
     from bdf_jax.models import Network, feature_size
 
-    images = jax.ShapeDtypeStruct((1, 2, *config.data.image_size, 3), jnp.float32)
-    network = Network(config.model, classes)
+    images = dict.fromkeys("VI", jax.ShapeDtypeStruct((1, *config.data.image_size, 3), jnp.float32))
+    network = Network.of(config, classes)
     variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, train=True), images)
     statistics = jax.tree.leaves(variables["batch_stats"])
     return Sizes(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
         channels=sum(leaf.size for leaf in statistics) // 2,
         layers=len(statistics) // 2,
-        features=feature_size(config.model),
+        features=feature_size(config.network),
         flops=flops,
     )
 
@@ -188,8 +190,8 @@ def checked(count: int) -> dict[str, Any]:
 
     from bdf_jax.training.analysis import analyse
 
-    changes = {"model.arch": "tiny", "data.image_size": (32, 16), "data.identities": 8, "data.images": 2}
-    config = vary(Config(), changes)
+    changes = {"network.trunk": Tiny(), "data.image_size": (32, 16), "data.identities": 8, "data.images": 2}
+    config = vary(read_config("sysu_mm01", []), changes)
     analysis = analyse(config, 9, jax.devices()[:count])
     sizes = sizes_of(config, 9, 0.0)
     expected = {"all-gather": gathered(sizes, 16), "all-reduce": reduced(sizes)}
@@ -205,4 +207,4 @@ def checked(count: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    cli.main(main)
+    command.main(main)

@@ -29,9 +29,9 @@ from absl import flags
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # from a checkout that is not installed
 
-from bdf_jax import cli
+from benchmarks import command
 
-CONFIG = cli.define_config()
+CONFIG = command.define_config()
 REPEATS = flags.DEFINE_integer("repeats", 3, "Second starts; the table shows the median of each part.")
 QUICK = flags.DEFINE_bool("quick", False, "A tiny world and network: whether the benchmark runs, not how fast.")
 JSON = flags.DEFINE_string("json", "", "Write the table to this file.")
@@ -42,7 +42,7 @@ QUICK_FIELDS = {
     "data.world.test_ids": 4,
     "data.identities": 4,
     "data.image_size": (32, 16),
-    "model.stripes": 1,
+    "network.pool.stripes": 1,
 }
 PARTS = ("imports", "data", "restore", "compilation", "first step")
 
@@ -50,9 +50,8 @@ PARTS = ("imports", "data", "restore", "compilation", "first step")
 def main(_: Sequence[str]) -> int:
     """Starts, prints the table, and fails where the goal is missed."""
     from bdf_jax import config as configs
-    from configs.demo import CONFIG as DEMO
 
-    config = DEMO if CONFIG.value is None else cli.read_config(CONFIG)
+    config = command.configuration(CONFIG, "demo")
     if QUICK.value:
         config = configs.vary(config, QUICK_FIELDS)
     with tempfile.TemporaryDirectory() as folder:
@@ -169,4 +168,4 @@ def _print(rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(lambda argv: _child(CHILD.value) if CHILD.value else main(argv))
+    command.main(lambda argv: _child(CHILD.value) if CHILD.value else main(argv))

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bdf_jax.augment import MEAN, STD
 from bdf_jax.config import Config
-from bdf_jax.losses import mdl_edges
+from bdf_jax.losses import MODALITIES
 from bdf_jax.models.resnet import ARCHITECTURES, Architecture
+from bdf_jax.pixels import MEAN, STD
 
 
 class Block(nn.Module):
@@ -104,7 +104,7 @@ class TorchStep:
         self, variables: Any, config: Config, classes: int, rate: Callable[[int], Any], *, channels_last: bool
     ):
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.network = Network(ARCHITECTURES[config.model.arch], classes)
+        self.network = Network(ARCHITECTURES[config.network.trunk.name], classes)
         self.load(variables)
         self.network = self.network.to(memory_format=self.layout)
         trained = [p for p in self.network.parameters() if p.requires_grad]
@@ -150,14 +150,15 @@ class TorchStep:
 
 def total_loss(features: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, config: Config) -> torch.Tensor:
     """DID + MML + weighted MDL of features (4, N, D) and logits (4, N, C), identity-major."""
-    settings, P = config.loss, config.data.identities
-    did = sum(F.cross_entropy(part, labels, label_smoothing=settings.label_smoothing) for part in logits)
+    terms: dict[str, Any] = dict(config.losses)
+    P = config.data.identities
+    did = sum(F.cross_entropy(part, labels, label_smoothing=terms["did"].smoothing) for part in logits)
     person = torch.arange(P).repeat_interleave(config.data.images)
-    mml = sum(_hinge(part, part, person, settings.mml_margin) for part in features)
+    mml = sum(_hinge(part, part, person, terms["mml"].margin) for part in features)
     centres = features.unflatten(1, (P, -1)).mean(2)
-    edges = mdl_edges(settings.mdl_pairs)
-    mdl = sum(_hinge(centres[m], centres[n], torch.arange(P), settings.mdl_margin) for m, n in edges)
-    return settings.did_weight * did + settings.mml_weight * mml + settings.mdl_weight * mdl
+    edges = [[MODALITIES.index(side[0]) for side in pair] for pair in terms["mdl"].pairs()]
+    mdl = sum(_hinge(centres[m], centres[n], torch.arange(P), terms["mdl"].margin) for m, n in edges)
+    return terms["did"].weight * did + terms["mml"].weight * mml + terms["mdl"].weight * mdl
 
 
 def _hinge(anchors: torch.Tensor, others: torch.Tensor, person: torch.Tensor, margin: float) -> torch.Tensor:
@@ -179,7 +180,7 @@ def converted(variables: Any) -> dict[str, torch.Tensor]:
                 module, _, leaf = name.rpartition("/")
                 array = np.array(value)
                 if stage.startswith("generator"):
-                    target = f"generators.{int('infrared' in stage)}.{2 * int(module == 'conv2')}"
+                    target = f"generators.{int(stage == 'generator_Di')}.{2 * int(module == 'conv2')}"
                     array = array.T[..., None, None] if leaf == "kernel" else array
                 elif found := re.fullmatch(r"block(\d+)_(conv|bn)(\d)", module):
                     block, kind, number = found.groups()

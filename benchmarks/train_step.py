@@ -32,9 +32,11 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # from a checkout that is not installed
 
-from bdf_jax import cli
-from bdf_jax.config import Config, vary
+from bdf_jax.config import Config, DataConfig, vary
 from bdf_jax.errors import BdfError
+from bdf_jax.method import experiment
+from bdf_jax.models.trunk import ResNet, Tiny
+from benchmarks import command
 
 MODE = flags.DEFINE_enum("mode", "both", ["train", "embed", "both"], "What is measured.")
 ARCH = flags.DEFINE_enum("arch", "resnet50", ["tiny", "resnet18", "resnet34", "resnet50"], "Backbone.")
@@ -111,9 +113,12 @@ def step_config(arch: str, pairs: int, size: Sequence[int], **changes: Any) -> C
     """The default method on `pairs` pairs, two of each person, without random augmentation."""
     if pairs % 2:
         raise BdfError(f"--pairs: expected an even number, two pairs of each person, found {pairs}")
-    fields = {"model.arch": arch, "data.identities": pairs // 2, "data.images": 2, "data.image_size": tuple(size)}
+    trunk = Tiny() if arch == "tiny" else ResNet(int(arch.removeprefix("resnet")))
+    fields: dict[str, Any] = {"network.trunk": trunk, "data.image_size": tuple(size)}
+    fields |= {"data.identities": pairs // 2, "data.images": 2}
     fields |= {"augment.flip": 0.0, "augment.pad": 0, "augment.erase": 0.0}
-    return vary(Config(), fields | changes)
+    method = changes.pop("method", "base_derivative")
+    return vary(experiment(method, "sysu_mm01", data=DataConfig()), fields | changes)
 
 
 def batches_of(config: Config) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -130,23 +135,22 @@ class OurStep:
     """This project's compiled step, as training uses it."""
 
     def __init__(self, config: Config):
-        from bdf_jax.config import EvaluationConfig
         from bdf_jax.evaluation.features import make_embed
         from bdf_jax.models import Network
         from bdf_jax.training.compile import compile_step
-        from bdf_jax.training.optimiser import make_optimiser
+        from bdf_jax.training.stages import phases
         from bdf_jax.training.state import initial_state
 
-        network, optimiser = Network(config.model, CLASSES), make_optimiser(config, steps=1000)
-        self.place = compile_step(network, optimiser, config)
-        state = initial_state(network, optimiser, 0, config.data.image_size)
+        network = Network.of(config, CLASSES)
+        self.place = compile_step(network, config, phases(config, 1000)[0], 1000)
+        state = initial_state(network, config)
         self.state = self.place.place_state(state.replace(params=_calm(state.params)))
         start = time.perf_counter()
         lowered = self.place.step.lower(self.state, *self.place.place_batch(*batches_of(config)[0]))
         self.step = lowered.compile()
         self.compile_seconds = time.perf_counter() - start
         self.temporary_bytes = int(self.step.memory_analysis().temp_size_in_bytes)
-        self._embed = make_embed(network, EvaluationConfig())
+        self._embed = make_embed(network, config.retrieve)
 
     def variables(self) -> dict[str, Any]:
         """Parameters and running statistics as they are now."""
@@ -256,4 +260,4 @@ def machine() -> str:
 
 
 if __name__ == "__main__":
-    cli.main(main)
+    command.main(main)

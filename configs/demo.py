@@ -1,40 +1,41 @@
-"""The full method on the synthetic world, from scratch, in minutes on two CPU cores.
+"""A method on the synthetic world, from scratch, in minutes on two CPU cores.
 
 python train.py --config=configs/demo.py --workdir=runs/demo
+python train.py --config=configs/demo.py:xiv --workdir=runs/xiv      another method
 """
 
-from bdf_jax.config import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    EvaluationConfig,
-    LossConfig,
-    ModelConfig,
-    OptimiserConfig,
-    TrainingConfig,
-    WorldConfig,
-    editable,
-)
+from bdf_jax.config import Config, DataConfig, EvaluationConfig, TrainingConfig, WorldConfig
+from bdf_jax.method import experiment, find
+from bdf_jax.models.trunk import Tiny
+from bdf_jax.training.optimiser import Adam
 
-CONFIG = Config(
-    data=DataConfig(
-        image_size=(64, 32),
-        identities=16,
-        images=2,
-        world=WorldConfig(train_ids=512, test_ids=256, images=2),
-    ),
-    # Erasing helps a run of hours and hurts one of minutes.
-    augment=AugmentConfig(pad=4, erase=0.0),
-    # Pooled over the whole image, the 128 features of a small network hardly differ from person to person.
-    model=ModelConfig(arch="tiny", stripes=4),
-    # Ten times the default. After 300 steps the default did better (docs/ablation.md); the numbers in the README are
-    # of this weight.
-    loss=LossConfig(mdl_weight=1.0),
-    optimiser=OptimiserConfig(learning_rate=3e-3, warmup_epochs=0.5, milestones=(6.5, 8.5)),
-    training=TrainingConfig(epochs=10.0, steps=900, log_every=1, checkpoint_every=100),
-    evaluation=EvaluationConfig(baselines=True, batch_size=256),
-)
+FAST = Adam(3e-3, warmup_epochs=0.5, milestones=(6.5, 8.5))
 
 
-def get_config():
-    return editable(CONFIG)
+def get_config(method: str = "base_derivative") -> Config:
+    """The method with a small trunk, small images and a short schedule."""
+    recipe = find(method)
+    trunk = Tiny(non_local=getattr(recipe.network.trunk, "non_local", (0, 0, 0, 0)))
+    replaces = {
+        "network.trunk": trunk,
+        "data.image_size": (64, 32),
+        "data.identities": 16,
+        "data.images": 2,
+        # Erasing helps a run of hours and hurts one of minutes.
+        "augment.pad": 4,
+        "augment.erase": 0.0,
+        "optimiser": FAST,
+        **{f"groups.{name}.optimiser": FAST for name in recipe.groups},
+        "training.epochs": 10.0,
+    }
+    if recipe.network.pool.stripes == 1:
+        # Pooled over the whole image, the 128 features of a small network hardly differ from person to person.
+        replaces["network.pool.stripes"] = 4
+    return experiment(
+        method,
+        "demo",
+        data=DataConfig(world=WorldConfig(train_ids=512, test_ids=256, images=2)),
+        training=TrainingConfig(steps=900, log_every=1, checkpoint_every=100),
+        evaluation=EvaluationConfig(baselines=True, batch_size=256),
+        replaces=replaces,
+    )

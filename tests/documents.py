@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import os
@@ -11,13 +12,15 @@ import runpy
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from absl import flags
 
-from bdf_jax import config as configs
 from bdf_jax.__main__ import COMMANDS
+from bdf_jax.commands.configuration import read_config
+from bdf_jax.method import registry
+from bdf_jax.parts import leaves
 
 ROOT = Path(__file__).parents[1]
 SHELL, PYTHON, SHOWN = {"bash", "sh", "shell"}, {"python"}, {"text", "json", "yaml", "html", "bibtex", "toml"}
@@ -85,19 +88,19 @@ def mentioned(prose: str) -> list[str]:
     return [code for code in re.findall(r"`([^`]+)`", prose) if code.startswith("python ") and "." in code]
 
 
-def wrong_parts(command: str) -> list[str]:
-    """Files that a command names and that do not exist, and flags that its program does not have."""
+def wrong_parts(command: str, written: Collection[str] = ()) -> list[str]:
+    """Files that a command names and that neither exist nor were written, and flags that its program does not have."""
     wrong = []
     words = shlex.split(command)
     for word in words:
         for name in word.partition("=")[2].split(",") if word.startswith("--") else [word]:
             path = name.split(":")[0]
             ours = re.match(r"^(configs|benchmarks|docs|tests|notebooks|bdf_jax)/\S+|^\w+\.py$|^requirements\S*$", path)
-            if ours and not (ROOT / path).exists():
+            if ours and path not in written and not (ROOT / path).exists():
                 wrong.append(f"no file {path}")
         if word.startswith("--config."):
             field = word.removeprefix("--config.").partition("=")[0]
-            wrong += [] if field in configs.field_names() else [f"no field {field}"]
+            wrong += [] if field in fields() else [f"no field {field}"]
     program = _program(words)
     if program is None:
         return wrong
@@ -110,6 +113,12 @@ def wrong_parts(command: str) -> list[str]:
     return wrong
 
 
+@functools.cache
+def fields() -> set[str]:
+    """Every field that the configuration of some method has."""
+    return {name for method in registry() for name in leaves(read_config(f"demo:{method}", []))}
+
+
 def known_flags(script: Path, subcommand: str | None) -> set[str] | None:
     """The flags of a program of ours, with `_` for `-`; None where the subcommand is missing."""
     if subcommand is not None:
@@ -117,8 +126,6 @@ def known_flags(script: Path, subcommand: str | None) -> set[str] | None:
         importlib.import_module(f"bdf_jax.commands.{COMMANDS[subcommand][0]}").add_arguments(parser)
         return {flag.replace("-", "_") for flag in re.findall(r"--[\w-]+", parser.format_help())}
     source = script.read_text()
-    if "import cli, launch" in source or "launch.define_flags()" in source:
-        source += (ROOT / "bdf_jax/launch.py").read_text()
     if "import train_step" in source:  # a benchmark that has the flags of another
         source += (ROOT / "benchmarks/train_step.py").read_text()
     absl = re.findall(r"DEFINE_\w+\(\s*\"([\w-]+)\"", source)
@@ -142,7 +149,7 @@ def _program(words: list[str]) -> tuple[Path, str | None] | None:
         assert asked in COMMANDS, f"python -m bdf_jax has no command {asked!r}; it has {', '.join(COMMANDS)}"
         return file, asked
     if rest and rest[0].endswith(".py") and (ROOT / rest[0]).exists():
-        return ROOT / rest[0], None
+        return ROOT / rest[0], Path(rest[0]).stem if rest[0] in ("train.py", "evaluate.py") else None
     return None
 
 
@@ -186,6 +193,6 @@ def _as_a_process(place: Path, argv: list[str]) -> Iterator[None]:
             for name in set(flags.FLAGS) - before:
                 module = flags.FLAGS.find_module_defining_flag(name, "")
                 # Not those of libraries, which define them once: absl says where a program's overrides come from.
-                if module in (argv[0], "absl.flags._flag") or module.startswith(("bdf_jax.", "ml_collections.")):
+                if module in (argv[0], "absl.flags._flag") or module.startswith("benchmarks."):
                     delattr(flags.FLAGS, name)
             flags.FLAGS.unparse_flags()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TINY = ("--config=configs/demo.py", "--config.model.arch=tiny", "--config.data.image_size=32,16")
+TINY = ("--config=configs/demo.py", "--config.network.trunk.kind=Tiny", "--config.data.image_size=32,16")
 
 
 def rows_of(tmp_path, script, *flags):

@@ -212,7 +212,7 @@ def test_other_warnings_are_shown_as_before(tmp_path):
 
 def test_commands_use_it(tmp_path):
     """A wrong configuration ends the command before JAX is imported, but after the cache was chosen."""
-    for command in (["train.py", "--config=configs/demo.py"], ["evaluate.py"]):
+    for command in (["train.py", "--config=nowhere.py", "--workdir=runs/x"], ["evaluate.py"]):
         home = tmp_path / command[0]
         done = subprocess.run(
             [sys.executable, *command],

@@ -6,6 +6,7 @@ What is changed or left out on the way, and why, is in `document_tables.py`.
 import os
 import re
 import shutil
+import sys
 import types
 
 import document_tables
@@ -17,9 +18,6 @@ from bdf_jax import losses
 from bdf_jax.data.world import write_world
 from bdf_jax.evaluation import protocols
 from bdf_jax.models import resnet
-
-# ml_collections loads a configuration file in a way that importlib means to drop.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 DOCUMENTS = documents.documents()
 TRAIN = "python train.py --config=configs/demo.py --workdir=runs/demo"
@@ -95,9 +93,10 @@ def code(document: str, languages: set[str]) -> list[Piece]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_commands_and_snippets_run_in_their_order(document, place, trees, registries, capfd):
+def test_commands_and_snippets_run_in_their_order(document, place, trees, registries, capfd, monkeypatch):
     namespace: dict[str, object] = document_tables.given(place, trees)
     module = types.ModuleType("snippets")  # dataclasses and pickles look for the module of what they are given
+    monkeypatch.setitem(sys.modules, "snippets", module)
     module.__dict__.update(namespace)
     for piece in code(document, documents.SHELL | documents.PYTHON):
         language, _, text = piece.text.partition("\n")
@@ -124,7 +123,8 @@ def test_commands_name_files_and_flags_that_exist(document):
     blocks, prose = documents.pieces(document)
     listed = [command for block in code(document, documents.SHELL) for command in documents.commands(block)]
     listed += [Piece(document, 0, command) for command in documents.mentioned(prose)]
-    wrong = {str(command): documents.wrong_parts(command.text) for command in listed}
+    written = re.findall(r'Path\("(.+?)"\)\.write_text', "\n".join(block.text for block in blocks))
+    wrong = {str(command): documents.wrong_parts(command.text, written) for command in listed}
     assert {command: parts for command, parts in wrong.items() if parts} == {}
     languages = {block.text.partition("\n")[0] for block in blocks}
     assert languages <= documents.SHELL | documents.PYTHON | documents.SHOWN, "name the language of every block"

@@ -170,7 +170,7 @@ def test_a_platform_that_is_not_there_is_named_with_those_that_are(saved, tmp_pa
 
 
 def test_memory_that_does_not_suffice_ends_with_what_needs_less():
-    what = r"^out of memory .*--config\.model\.remat=block, --config\.training\.slices=4"
+    what = r"^out of memory .*--config\.network\.remat=block, --config\.training\.slices=4"
     with pytest.raises(Trouble, match=what), enough_memory(IN_TRAINING):
         jax.device_get(jnp.zeros(1 << 46, jnp.uint8))
     with pytest.raises(ValueError, match="something else"), enough_memory(IN_TRAINING):
@@ -187,7 +187,7 @@ def test_a_command_ends_without_a_traceback_and_an_error_of_ours_with_one(capsys
     code, said = ends(lambda: bytearray(1 << 60) and None, capsys)
     assert code == 1
     assert said.startswith("error: out of memory")
-    assert "--config.model.dtype=bfloat16" in said
+    assert "--config.network.dtype=bfloat16" in said
     assert "--batch-size" in said
     code, said = ends(lambda: os.listdir(ROOT / "nowhere") and None, capsys)
     assert (code, said) == (1, f"error: {ROOT}/nowhere: No such file or directory\n")

@@ -19,6 +19,7 @@ from bdf_jax.data.images import read_pixels
 from bdf_jax.data.levels import AS_STORED, Levels
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.feature_file import some
+from bdf_jax.evaluation.features import similarity_of
 from bdf_jax.evaluation.retrieval import top_k
 from bdf_jax.names import printable
 
@@ -193,7 +194,7 @@ class Gallery:
         Returns:
           `names, ids, scores = gallery.search(...)`, best first; ties by the order of the gallery. Each is (k,) where
           one image was given, (Q, k) for a folder, a list or a stack. A score is the dot product of the features: their
-          cosine.
+          cosine; for a model that compares by Euclidean distance, minus the distance.
 
         Raises:
           BdfError: as `Model.embed`; a k that is no number from 1 to N.
@@ -208,7 +209,8 @@ class Gallery:
         if failed:
             kept = [row for row in range(len(gathered)) if row not in failed]
             gathered, queries_QD = gathered.select(kept), queries_QD[kept]
-        scores_QK, rows_QK = top_k(queries_QD, self.features_ND, k)
+        by_distance = similarity_of(self.model.config.retrieve) == "euclidean"
+        scores_QK, rows_QK = top_k(queries_QD, self.features_ND, k, euclidean=by_distance)
         names_QK, ids_QK = self.names[rows_QK], self.ids[rows_QK]
         found = (names_QK[0], ids_QK[0], scores_QK[0]) if single else (names_QK, ids_QK, scores_QK)
         ranked = Ranked(*found)

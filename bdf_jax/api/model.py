@@ -21,17 +21,19 @@ from bdf_jax.api import show
 from bdf_jax.api.folders import from_here, join
 from bdf_jax.api.pictures import Images, gather, pillow_silent
 from bdf_jax.api.warned import check_some_left, warn_of
-from bdf_jax.augment import denormalise, normalise
 from bdf_jax.checkpoints import Metadata, load_variables
 from bdf_jax.config import vary
 from bdf_jax.data.images import cores
 from bdf_jax.data.levels import Levels
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.features import depends_on_modality, flags_of, make_embed
-from bdf_jax.models import Network
+from bdf_jax.models.network import Network, derive
+from bdf_jax.parts import to_dict
 from bdf_jax.paths import local_path
+from bdf_jax.pixels import denormalise, normalise
 from bdf_jax.progress import bar
 from bdf_jax.trouble import IN_EMBEDDING, enough_memory
+from bdf_jax.views import BASES, base_of
 
 if TYPE_CHECKING:
     from bdf_jax.api.gallery import Gallery
@@ -49,7 +51,7 @@ def load(
     workdir: str | os.PathLike[str],
     step: int | None = None,
     *,
-    feature: Literal["post_bn", "pre_bn"] | None = None,
+    feature: Literal["embedding", "pooled"] | None = None,
     use: Literal["base", "derivative", "concat", "sum4"] | None = None,
     flip_tta: bool | None = None,
     batch_size: int | None = None,
@@ -59,8 +61,8 @@ def load(
     Args:
       workdir: of a training run, its `checkpoints` folder, or one checkpoint.
       step: which checkpoint; None: the best on the validation identities where there was validation, else the last.
-      feature: after or before the BNNeck; None: as in training. Likewise:
-      use: which images speak, see `make_embed`.
+      feature: after or before the neck; None: as in training. Likewise:
+      use: which views represent an image, see `make_embed`.
       flip_tta: mean feature of the image and its mirror image.
       batch_size: images on the devices at a time.
 
@@ -68,8 +70,13 @@ def load(
       BdfError: no such folder, no checkpoint in it, a damaged one, or a wrong setting.
     """
     metadata, variables, found = load_variables(workdir, step)
-    given = {"feature": feature, "use": use, "flip_tta": flip_tta, "batch_size": batch_size}
-    changes = {f"evaluation.{name}": value for name, value in given.items() if value is not None}
+    given = {
+        "retrieve.feature": feature,
+        "retrieve.use": use,
+        "retrieve.flip_tta": flip_tta,
+        "evaluation.batch_size": batch_size,
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
     config = vary(metadata.config, changes)
     source = os.path.abspath(local_path(workdir))
     return Model(Metadata(config, metadata.fingerprint, metadata.num_classes), variables, found, source)
@@ -96,21 +103,21 @@ class Model:
         mesh = jax.make_mesh((len(self._devices),), ("images",), axis_types=axis, devices=self._devices)
         self._shared_out = NamedSharding(mesh, PartitionSpec("images"))
         self.variables = jax.device_put(dict(variables), NamedSharding(mesh, PartitionSpec()))
-        self._network = Network(self.config.model, self.num_classes)
-        self._embed = make_embed(self._network, self.config.evaluation)
+        self._network = Network.of(self.config, self.num_classes)
+        self._embed = make_embed(self._network, self.config.retrieve)
         self._derive = jax.jit(self._derivative, static_argnums=2)
 
     @property
     def settings(self) -> dict[str, Any]:
         """Which feature `embed` returns: `feature`, `use`, `flip_tta`."""
-        return flags_of(self.config.evaluation)
+        return flags_of(self.config.retrieve)
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hexadecimal; equal for models whose features can be compared: parameters, architecture and settings."""
-        model = {k: v for k, v in vars(self.config.model).items() if k not in ("pretrained", "remat", "generator")}
-        model |= {"generator": vars(self.config.model.generator), "size": self.image_size, **self.settings}
-        digest = hashlib.sha256(json.dumps(model, sort_keys=True).encode())
+        network = {k: v for k, v in to_dict(self.config.network).items() if k not in ("pretrained", "remat")}
+        model = {"views": to_dict(self.config.views), "network": network, "size": self.image_size, **self.settings}
+        digest = hashlib.sha256(json.dumps(model).encode())  # in order: the order of views is part of the network
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables):
             array = np.asarray(leaf)
             digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
@@ -176,7 +183,7 @@ class Model:
         """As `embed`, with more to say: the images, their features, and why a row could not be read."""
         base, gathered = self._checked(images, modality, white, black, on_error)
         # Where the network treats both bases alike, one compiled program serves both.
-        program = base if depends_on_modality(self.config.model, self.config.evaluation) else 0
+        program = base if depends_on_modality(self._network, self.config.retrieve) else 0
         features_ND = np.empty((0, 0), np.float32)
         failed: dict[int, str] = {}
         with self._shown(gathered, "embedding", progress) as shown, self._batches(gathered, on_error) as batches:
@@ -198,18 +205,20 @@ class Model:
         images: Any,
         modality: Modality,
         *,
+        view: str = "",
         white: float | None = None,
         black: float | None = None,
         on_error: OnError = "raise",
         progress: bool = True,
     ) -> show.Pictures:
-        """What the generator makes of images: their derivatives, as pictures.
+        """A view of images, such as their derivatives, as pictures.
 
         Args:
           images: as for `embed`.
           modality: of all of them: "visible" or "infrared".
+          view: which of the network's views of this modality; empty: the first that is made of the base.
           white, black: as for `embed`.
-          on_error: as for `embed`; a skipped image has a black derivative.
+          on_error: as for `embed`; a skipped image has a black view.
           progress: whether to draw a bar.
 
         Returns:
@@ -217,14 +226,15 @@ class Model:
           pictures, below the images they were made of (`.bases`, of the same shape).
 
         Raises:
-          BdfError: as `embed`; a network that makes no derivative of this modality.
+          BdfError: as `embed`; a network that makes no such view of this modality.
         """
         base, gathered = self._checked(images, modality, white, black, on_error)
-        derivatives = self.config.model.generator.derivatives
-        if derivatives not in ("both", modality):
+        known = self._network.derived(base)
+        name = view or (known[0] if known else "")
+        if name not in known:
             raise BdfError(
-                f"derive: this network makes no derivative of {modality} images (model.generator.derivatives is "
-                f"{derivatives!r})"
+                f"derive: this network makes no {f'view {view!r}' if view else 'other view'} of {modality} images; its "
+                f"views of them are {', '.join([BASES[base], *known])}"
             )
         made = np.empty((len(gathered), *self.image_size, 3), np.uint8)
         bases = np.empty_like(made)
@@ -232,7 +242,7 @@ class Model:
         with self._shown(gathered, "deriving", progress) as shown, self._batches(gathered, on_error) as batches:
             for rows, pixels_NHWC, problems in batches:
                 device_images = jax.device_put(pixels_NHWC, self._shared_out)
-                derived_NHWC = np.array(self._derive(self.variables, device_images, base))[: len(rows)]
+                derived_NHWC = np.array(self._derive(self.variables, device_images, name))[: len(rows)]
                 derived_NHWC[[row - rows.start for row in problems]] = 0
                 made[rows.start : rows.stop] = derived_NHWC
                 bases[rows.start : rows.stop] = pixels_NHWC[: len(rows)]
@@ -267,11 +277,10 @@ class Model:
             raise BdfError(f"on_error: expected 'raise' or 'skip', found {on_error!r}")
         return base, gather(images, skip=on_error == "skip", levels=self.levels(white, black))
 
-    def _derivative(self, variables: Mapping[str, Any], images_NHWC: jax.Array, base: int) -> jax.Array:
-        """Derivatives as pixels; the compiler drops the rest of the network."""
-        images = normalise(images_NHWC)[:, None]
-        outputs: Any = self._network.apply(variables, images, train=False, bases=(base,))
-        return denormalise(outputs["derivatives"][base])
+    def _derivative(self, variables: Mapping[str, Any], images_NHWC: jax.Array, view: str) -> jax.Array:
+        """A view as pixels."""
+        images = {BASES[base_of(view, self.config.views)]: normalise(images_NHWC)}
+        return denormalise(derive(self._network, variables, images, (view,))[view])
 
     @contextlib.contextmanager
     def _batches(self, images: Images, on_error: OnError) -> Generator[Generator[Decoded, None, None], None, None]:
@@ -330,9 +339,9 @@ class Model:
         return {
             "source": from_here(self.source),
             "step": f"{self.step:,}",
-            "network": f"{self.config.model.arch}, {count:,} parameters, {self.num_classes} identities",
+            "network": f"{self.config.network.trunk.name}, {count:,} parameters, {self.num_classes} identities",
             "images": f"{height} x {width} pixels",
-            "derivatives": self.config.model.generator.derivatives,
+            "views": ", ".join([*BASES, *self.config.views]),
             "features": ", ".join(f"{name} {value}" for name, value in self.settings.items()),
             "devices": f"{len(self._devices)} {self._devices[0].device_kind}",
         }

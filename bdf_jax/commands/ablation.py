@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bdf_jax.commands.overrides import read_config_file, reject_set
+from bdf_jax.commands.configuration import read_config, reject_set
 from bdf_jax.config import Config, vary
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.statistics import METRICS
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     names = [row_name(file) for file in files]
     if not files or len(set(names)) < len(names):
         raise BdfError(f"--configs: expected files of different names with commas between them, found {names}")
-    rows = {name: read_config_file(file, arguments.overrides) for name, file in zip(names, files, strict=True)}
+    rows = {name: read_config(file, arguments.overrides) for name, file in zip(names, files, strict=True)}
     run_table(rows, seeds(arguments.seeds), Path(arguments.workdir), metric=arguments.metric)
 
 
@@ -62,7 +62,7 @@ def run_table(rows: Mapping[str, Config], seeds: Sequence[int], workdir: Path, *
             f"{name}, seed {seed}",
             folder / f"{name.replace(' ', '_').replace(':', '_')}-seed{seed}",
             vary(config, {"training.seed": seed}),
-            USES if config.model.generator.derivatives == "both" else ("base",),
+            USES if all(len(config.views_of(base)) == 2 for base in (0, 1)) else ("base",),
         )
         for seed in seeds
         for name, config in rows.items()

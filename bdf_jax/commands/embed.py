@@ -30,8 +30,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags that say which network is used, and how."""
     parser.add_argument("--model", required=True, metavar="DIR", help="work folder of a training run, or a checkpoint")
     parser.add_argument("--step", type=int, default=None, help="which checkpoint; default: the best, or the last")
-    parser.add_argument("--feature", choices=("post_bn", "pre_bn"), help="after or before the BNNeck")
-    parser.add_argument("--use", choices=("base", "derivative", "concat", "sum4"), help="which images speak")
+    parser.add_argument("--feature", choices=("embedding", "pooled"), help="after or before the neck")
+    parser.add_argument(
+        "--use", choices=("base", "derivative", "concat", "sum4"), help="which views represent an image"
+    )
     parser.add_argument("--flip-tta", action=argparse.BooleanOptionalAction, default=None, help="also mirror images")
     parser.add_argument("--batch-size", type=int, default=None, help="images on the devices at a time")
     add_level_arguments(parser)
@@ -64,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
     out = check_output(arguments.out, "--out")
     model = load_model(arguments)
     gallery = embed_named(model, arguments.images, arguments)
-    known: dict[str, Any] = {"similarity": similarity_of(model.config.evaluation), **model.settings}
+    known: dict[str, Any] = {"similarity": similarity_of(model.config.retrieve), **model.settings}
     matches = [CAMERA_AND_IDENTITY.fullmatch(name) for name in gallery.names.tolist()]
     if all(matches):
         known |= {"cams": np.array([int(match[1]) for match in matches if match], np.int32)}

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--modality", default="", metavar="NAME", help="visible or infrared (default: both)")
     parser.add_argument("--use", choices=("base", "derivative", "concat", "sum4"), help="default: as trained")
-    parser.add_argument("--feature", choices=("post_bn", "pre_bn"), help="default: as trained")
+    parser.add_argument("--feature", choices=("embedding", "pooled"), help="default: as trained")
     parser.add_argument(
         "--flip-tta", action=argparse.BooleanOptionalAction, default=None, help="mean with the mirror image"
     )

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from bdf_jax.commands.overrides import read_config_file, reject_set
+from bdf_jax.commands.configuration import read_config, reject_set
 from bdf_jax.config import vary
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.statistics import METRICS
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Trains and evaluates each trial, then prints mean and deviation."""
     reject_set(arguments.overrides, "data.trial", "the command sets it; choose with --trials=1,2")
-    config = read_config_file(arguments.config, arguments.overrides)
+    config = read_config(arguments.config, arguments.overrides)
     if config.data.dataset != "regdb":
         raise BdfError(
             f"trials: only RegDB has fixed trials, found data.dataset {config.data.dataset!r}; for seeds of another "
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     path = check_output(arguments.json, "--json") if arguments.json else folder / "trials.json"
     jobs = [Job(f"trial {t}", folder / f"trial-{t}", vary(config, {"data.trial": t})) for t in trials]
     results, failures = run_jobs(jobs)
-    summary = {"config": arguments.config, "trials": trials, "rows": summarise(results, config.evaluation.use)}
+    summary = {"config": arguments.config, "trials": trials, "rows": summarise(results, config.retrieve.use)}
     if results:
         write_summary(path, summary)  # before it is printed, which may fail
         print(table(summary["rows"]))

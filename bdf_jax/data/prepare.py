@@ -10,6 +10,7 @@ preparation leaves nothing that is taken for one.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import errno
 import fcntl
@@ -18,7 +19,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from stat import S_ISDIR
 
@@ -198,18 +199,18 @@ def main(dataset: str, root: str, data_dir: str, levels: Levels = AS_STORED, pro
 
 
 if __name__ == "__main__":
-    from absl import flags
+    from bdf_jax.process import run_command
 
-    from bdf_jax import cli
+    parser = argparse.ArgumentParser(prog="python -m bdf_jax.data.prepare", description=__doc__)
+    parser.add_argument("--dataset", required=True, choices=list(LAYOUTS), help="which data set the tree is")
+    parser.add_argument("--root", required=True, metavar="TREE", help="folder of the published tree")
+    parser.add_argument("--dir", default=DataConfig.dir, help="where the records go (data.dir of the configuration)")
+    parser.add_argument("--white", type=float, help="of images of more than 8 bits: what is white (data.white)")
+    parser.add_argument("--black", type=float, help="likewise: what is black")
+    given = parser.parse_args()
 
-    DATASET = flags.DEFINE_enum("dataset", None, list(LAYOUTS), "Which data set the tree is.")
-    ROOT = flags.DEFINE_string("root", None, "Folder of the published tree.")
-    WHITE = flags.DEFINE_float("white", None, "Of images of more than 8 bits: what is white (data.white); see --black.")
-    BLACK = flags.DEFINE_float("black", None, "Likewise: what is black.")
-    DIR = flags.DEFINE_string("dir", DataConfig.dir, "Where the records go (data.dir of the configuration).")
-
-    def command(_: Sequence[str]) -> None:
+    def command() -> None:
         """Flags to `main`."""
-        main(cli.required(DATASET), cli.required(ROOT), DIR.value, Levels.of(WHITE.value, BLACK.value, "--"))
+        main(given.dataset, given.root, given.dir, Levels.of(given.white, given.black, "--"))
 
-    cli.main(command)
+    sys.exit(run_command(command))

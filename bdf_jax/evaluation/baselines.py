@@ -23,11 +23,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdf_jax.augment import LUMA
 from bdf_jax.data.index import ImageIndex
 from bdf_jax.evaluation.harness import labelled_row
 from bdf_jax.evaluation.protocols import Protocol
 from bdf_jax.evaluation.statistics import no_match
+from bdf_jax.pixels import LUMA
 
 RANKS = (1, 5, 10, 20)
 NEAR_CHANCE = 1.5  # below this multiple of chance's mAP a result is called near chance

@@ -1,8 +1,8 @@
 """Features of test images in a file: the door through which other frameworks' models are evaluated.
 
 A NumPy .npz with `features` (N, D) float, `pids` (N,), `cams` (N,), `modality` (N,) 0 visible / 1 infrared and
-`names` (N,) paths relative to the data set's root. Optional scalars: `similarity` ("cosine" or "dot") and the flags
-`feature`, `use` and `flip_tta`, which are printed in every row. It is read with pickling off.
+`names` (N,) paths relative to the data set's root. Optional scalars: `similarity` ("cosine", "dot" or
+"euclidean") and the flags `feature`, `use` and `flip_tta`, printed in every row. It is read with pickling off.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 
 from bdf_jax.data.index import ImageIndex
 from bdf_jax.errors import BdfError
+from bdf_jax.evaluation.similarity import check_similarity
 from bdf_jax.output import replaced
 from bdf_jax.trouble import refuse_trouble
 
@@ -31,7 +32,7 @@ class FeatureFile:
     Attributes:
       features_ND: (N, D) float32.
       index: N images.
-      similarity: "cosine" or "dot", as the file says; None where it does not.
+      similarity: "cosine", "dot" or "euclidean", as the file says; None where it does not.
       flags: the optional flags, with their defaults.
     """
 
@@ -96,8 +97,8 @@ def load_features(path: str | Path) -> FeatureFile:
     index = ImageIndex(names, pids, cams.astype(np.int32), modality.astype(np.int8))
     flags = {key: _flag(path, key, arrays[key]) if key in arrays else default for key, default in FLAGS.items()}
     similarity = str(arrays["similarity"]) if "similarity" in arrays else None
-    if similarity not in (None, "cosine", "dot"):
-        raise BdfError(f"{path}: similarity is 'cosine' or 'dot', found {similarity!r}")
+    if similarity is not None:
+        check_similarity(similarity, f"{path}: similarity")
     return FeatureFile(features_ND, index, similarity, flags)
 
 

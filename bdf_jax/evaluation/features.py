@@ -11,57 +11,61 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from bdf_jax import distributed
-from bdf_jax.augment import normalise
-from bdf_jax.config import EvaluationConfig, ModelConfig
+from bdf_jax.config import RetrieveConfig
 from bdf_jax.data.dataset import Split
 from bdf_jax.data.index import INFRARED, VISIBLE
 from bdf_jax.data.loader import eval_batches
 from bdf_jax.models import Network
+from bdf_jax.pixels import normalise
 from bdf_jax.progress import bar
 from bdf_jax.trouble import IN_EMBEDDING, enough_memory
+from bdf_jax.views import BASES
 
 Embed = Callable[[Mapping[str, Any], Any, int], jax.Array]
 
 
-def similarity_of(settings: EvaluationConfig) -> str:
-    """How `embed_split`'s features are compared: sum4 is a plain dot product, all others are cosines."""
-    return "dot" if settings.use == "sum4" else "cosine"
+def similarity_of(settings: RetrieveConfig) -> str:
+    """How `embed_split`'s features are compared: those of sum4 by a plain dot product."""
+    return "dot" if settings.use == "sum4" else settings.similarity
 
 
-def flags_of(settings: EvaluationConfig) -> dict[str, Any]:
+def flags_of(settings: RetrieveConfig) -> dict[str, Any]:
     """What every row of results says about its features."""
     return {"feature": settings.feature, "use": settings.use, "flip_tta": settings.flip_tta}
 
 
-def make_embed(network: Network, settings: EvaluationConfig) -> Embed:
+def make_embed(network: Network, settings: RetrieveConfig) -> Embed:
     """The jitted embed step: (variables, images_NHWC uint8, modality) to (N, D') float32, running statistics.
 
-    `use` tells which images speak: the base (L2-normalised), its derivative, both in one vector (`concat`, D' = 2 D),
-    or `sum4`: the sum of the two normalised features, whose dot product is the sum of the four similarities
-    base-base, base-derivative, derivative-base, derivative-derivative.
+    `use` tells which views represent an image: the first that enters the trunk (`base`), the others (`derivative`), all
+    in one vector (`concat`), or `sum4`: the sum of their features, whose dot product is the sum of the similarities of
+    all pairs of views. Features are L2-normalised, but not where they are compared by Euclidean distance.
 
     References:
       Zhang et al., ACM MM 2021, for the sum of similarity matrices.
     """
 
+    def chosen(modality: int) -> tuple[str, ...]:
+        views = network.views_of(modality)
+        return {"base": views[:1], "derivative": views[1:]}.get(settings.use, views)
+
     def embed(variables: Mapping[str, Any], images_NHWC: jax.Array, modality: int) -> jax.Array:
         def features(images: jax.Array) -> jax.Array:
-            outputs: Any = network.apply(
-                variables, images[:, None], train=False, bases=(modality,), derive=settings.use != "base"
-            )
-            return outputs["embeddings" if settings.feature == "post_bn" else "features"]
+            outputs: Any = network.apply(variables, {BASES[modality]: images}, train=False, views=chosen(modality))
+            features_NMSD = outputs[settings.feature]
+            return features_NMSD.reshape(*features_NMSD.shape[:2], -1)
 
         images = normalise(images_NHWC)
         features_NMD = features(images)
         if settings.flip_tta:
             features_NMD = (features_NMD + features(images[:, :, ::-1])) / 2
-        unit_NMD = features_NMD / jnp.maximum(jnp.linalg.norm(features_NMD, axis=-1, keepdims=True), 1e-12)
-        if settings.use == "concat":
-            N, M, D = unit_NMD.shape  # N has no value yet where a program for any batch size is exported
-            return unit_NMD.reshape(N, M * D) / np.sqrt(M)
+        if similarity_of(settings) != "euclidean":
+            length_NM1 = jnp.linalg.norm(features_NMD, axis=-1, keepdims=True)
+            features_NMD = features_NMD / jnp.maximum(length_NM1, 1e-12)
         if settings.use == "sum4":
-            return unit_NMD.sum(axis=1)
-        return unit_NMD[:, -1]  # the derivative comes after its base
+            return features_NMD.sum(axis=1)
+        N, M, D = features_NMD.shape  # N has no value yet where a program for any batch size is exported
+        return features_NMD.reshape(N, M * D) / np.sqrt(M)
 
     return jax.jit(embed, static_argnums=2)
 
@@ -73,7 +77,8 @@ def embed_split(
     split: Split,
     *,
     image_size: tuple[int, int],
-    settings: EvaluationConfig,
+    settings: RetrieveConfig,
+    batch_size: int,
     progress: bool = True,
     description: str = "embedding",
 ) -> np.ndarray:
@@ -84,7 +89,8 @@ def embed_split(
       variables: `params` and `batch_stats`.
       split: whose images are read once.
       image_size: (height, width) in pixels.
-      settings: which feature, and the batch size, which is rounded up to a multiple of the devices.
+      settings: which feature.
+      batch_size: images at a time; rounded up to a multiple of the devices.
       progress: whether to draw a bar.
       description: its label.
 
@@ -98,7 +104,7 @@ def embed_split(
     mesh = jax.make_mesh((len(devices),), ("images",), axis_types=(AxisType.Auto,), devices=devices)
     replicated, shared_out = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("images"))
     variables = jax.device_put(dict(variables), replicated)
-    batch_size = -(-settings.batch_size // len(devices)) * len(devices)
+    batch_size = -(-batch_size // len(devices)) * len(devices)
     embed = make_embed(network, settings)
 
     shares = [distributed.share(np.flatnonzero(split.index.modalities == m)) for m in (VISIBLE, INFRARED)]
@@ -109,7 +115,7 @@ def embed_split(
     ) as shown:  # fmt: skip
         for modality, rows in zip((VISIBLE, INFRARED), shares, strict=True):
             # Where the network treats both bases alike, one compiled program serves both.
-            program = modality if depends_on_modality(network.config, settings) else VISIBLE
+            program = modality if depends_on_modality(network, settings) else VISIBLE
             for batch in eval_batches(split, image_size, batch_size, rows=rows):
                 images = jax.device_put(batch.images_NHWC, shared_out)
                 vectors.append(np.asarray(embed(variables, images, program))[: batch.valid])
@@ -125,7 +131,8 @@ def _no_vectors(embed: Embed, variables: Mapping[str, Any], shape: tuple[int, ..
     return np.empty((0, vectors.shape[1]), np.float32)
 
 
-def depends_on_modality(config: ModelConfig, settings: EvaluationConfig) -> bool:
+def depends_on_modality(network: Network, settings: RetrieveConfig) -> bool:
     """Whether visible and infrared images take different ways through the network."""
-    derivative_differs = settings.use != "base" and not config.generator.tied and config.generator.kind != "gray"
-    return config.split_at > 0 or config.bn == "per_modality" or derivative_differs
+    firsts = [network.views_of(base)[:1] for base in range(len(BASES))]
+    as_they_are = settings.use == "base" and all(first[0] in BASES for first in firsts)
+    return network.config.split_at > 0 or network.config.bn == "per_view" or not as_they_are

@@ -12,6 +12,7 @@ from bdf_jax.errors import BdfError
 from bdf_jax.evaluation import statistics
 from bdf_jax.evaluation.protocols import Protocol
 from bdf_jax.evaluation.ranking import Measured, rank_all
+from bdf_jax.evaluation.similarity import as_products
 from bdf_jax.trouble import check_platform
 
 
@@ -32,7 +33,7 @@ def evaluate(
       index: N images.
       protocols: from `protocols_for` on the same index.
       model: what the row calls these features.
-      similarity: "cosine" normalises the features first, "dot" takes them as they are.
+      similarity: "cosine" normalises the features first, "dot" and "euclidean" take them as they are.
       rerank: k-reciprocal re-ranking of every trial.
       flags: further keys for every row, such as `feature`, `use`, `flip_tta`.
 
@@ -54,12 +55,14 @@ def measure(
 ) -> list[Measured]:
     """What `evaluate` summarises: AP, INP and rank of every query in every trial of every protocol."""
     check_platform()
-    features_ND = _prepared(features_ND, index, similarity)
+    queries_ND, gallery_ND = as_products(_checked(features_ND, index), similarity)
     if rerank:
         from bdf_jax.evaluation.rerank import rank_all_reranked  # brings scipy.sparse
 
-        return rank_all_reranked(features_ND, index, protocols)
-    return rank_all(features_ND, index, protocols)
+        if similarity == "euclidean":
+            raise BdfError("--rerank: re-ranking compares by cosine or dot product; give --similarity=cosine with it")
+        return rank_all_reranked(gallery_ND, index, protocols)
+    return rank_all(gallery_ND, index, protocols, queries_ND=queries_ND)
 
 
 def row(
@@ -132,15 +135,10 @@ def labelled_row(
     }
 
 
-def _prepared(features_ND: np.ndarray, index: ImageIndex, similarity: str) -> np.ndarray:
+def _checked(features_ND: np.ndarray, index: ImageIndex) -> np.ndarray:
     features_ND = np.asarray(features_ND, dtype=np.float32)
     if features_ND.ndim != 2 or len(features_ND) != len(index):
         raise BdfError(f"features: expected ({len(index)}, D), a row for each image; found {features_ND.shape}")
     if not np.isfinite(features_ND).all():
         raise BdfError(f"features: {(~np.isfinite(features_ND).all(axis=1)).sum()} of {len(index)} are NaN or infinite")
-    if similarity == "dot":
-        return features_ND
-    if similarity != "cosine":
-        raise BdfError(f"similarity: expected 'cosine' or 'dot', found {similarity!r}")
-    norm_N1 = np.linalg.norm(features_ND.astype(np.float64), axis=1, keepdims=True)
-    return (features_ND / np.maximum(norm_N1, np.finfo(np.float32).tiny)).astype(np.float32)
+    return features_ND

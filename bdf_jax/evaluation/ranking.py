@@ -192,7 +192,12 @@ def _compiled(devices: tuple[jax.Device, ...], rules: Ignoring) -> tuple[Any, An
 
 
 def rank_all(
-    features_ND: np.ndarray, index: ImageIndex, protocols: Sequence[Protocol], *, block: int | None = None
+    features_ND: np.ndarray,
+    index: ImageIndex,
+    protocols: Sequence[Protocol],
+    *,
+    queries_ND: np.ndarray | None = None,
+    block: int | None = None,
 ) -> list[Measured]:
     """Measures every query of every protocol; scores are dot products of the given features, in float32.
 
@@ -203,16 +208,22 @@ def rank_all(
       features_ND: float32; normalise them for cosine similarity.
       index: N images.
       protocols: rows of the table.
+      queries_ND: the features of the same images as queries, where they differ (`similarity.as_products`).
       block: queries of a block on each device; None: as many as fit `BLOCK`.
     """
     measured: dict[int, Measured] = {}
     for members in _sharing(protocols):
-        measured |= zip(members, _rank_shared(features_ND, index, [protocols[i] for i in members], block), strict=True)
+        sides = (features_ND if queries_ND is None else queries_ND, features_ND)
+        measured |= zip(members, _rank_shared(*sides, index, [protocols[i] for i in members], block), strict=True)
     return [measured[i] for i in range(len(protocols))]
 
 
 def _rank_shared(
-    features_ND: np.ndarray, index: ImageIndex, protocols: Sequence[Protocol], block: int | None
+    queries_ND: np.ndarray,
+    features_ND: np.ndarray,
+    index: ImageIndex,
+    protocols: Sequence[Protocol],
+    block: int | None,
 ) -> list[Measured]:
     devices = tuple(jax.local_devices())
     keys, _, metrics = _compiled(devices, Ignoring.of(protocols[0]))
@@ -228,7 +239,7 @@ def _rank_shared(
     waiting: collections.deque = collections.deque()
     for rows in _blocks(query_rows, size):
         queries_QD, query_Q2, identity_Q = jax.device_put(
-            (features_ND[rows], labels_N2[rows], identity_N[rows]), NamedSharding(mesh, PartitionSpec("queries"))
+            (queries_ND[rows], labels_N2[rows], identity_N[rows]), NamedSharding(mesh, PartitionSpec("queries"))
         )
         keys_UQ = keys(queries_QD, gallery_UD, query_Q2, gallery_U2)
         waiting.append([metrics(keys_UQ, identity_Q, table) for table in tables])

@@ -31,6 +31,7 @@ def top_k(
     *,
     block: int = 8192,
     normalise: bool = False,
+    euclidean: bool = False,
     devices: Sequence[jax.Device] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k gallery rows of greatest dot product with every query, in descending order; ties by lower row.
@@ -42,6 +43,7 @@ def top_k(
       k: how many, at most G.
       block: gallery rows of a device at a time.
       normalise: cosine similarity: both sides are divided by their length on the way.
+      euclidean: those of the least distance instead; scores are minus the distance.
       devices: default: all local ones.
 
     Returns:
@@ -57,7 +59,12 @@ def top_k(
     block = min(block, -(-len(gallery_GD) // len(devices)))
     parts = [
         _search(
-            np.asarray(queries_QD[start : start + QUERY_BLOCK], np.float32), gallery_GD, k, block, normalise, devices
+            np.asarray(queries_QD[start : start + QUERY_BLOCK], np.float32),
+            gallery_GD,
+            k,
+            block,
+            (normalise, euclidean),
+            devices,
         )
         for start in range(0, len(queries_QD), QUERY_BLOCK)
     ]
@@ -76,10 +83,10 @@ def _search(
     gallery_GD: np.ndarray,
     k: int,
     block: int,
-    normalise: bool,
+    form: tuple[bool, bool],
     devices: tuple[jax.Device, ...],
 ) -> tuple[np.ndarray, np.ndarray]:
-    merge, shared_out, everywhere = _compiled(devices, normalise)
+    merge, shared_out, everywhere = _compiled(devices, *form)
     stride = block * len(devices)
     rounds = range(0, len(gallery_GD), stride)
     shape = len(devices), len(queries_QD), min(k, block * len(rounds))
@@ -101,12 +108,14 @@ def _search(
 
 
 @functools.lru_cache(maxsize=16)
-def _compiled(devices: tuple[jax.Device, ...], normalise: bool) -> tuple[Any, NamedSharding, NamedSharding]:
+def _compiled(
+    devices: tuple[jax.Device, ...], normalise: bool, euclidean: bool
+) -> tuple[Any, NamedSharding, NamedSharding]:
     """`_merge` on all devices, the layout of what is shared out among them and of what each has whole."""
     mesh = jax.sharding.Mesh(np.asarray(devices), ("gallery",))
     shared_out, whole = PartitionSpec("gallery"), PartitionSpec()
     merge = jax.shard_map(
-        functools.partial(_merge, normalise=normalise),
+        functools.partial(_merge, normalise=normalise, euclidean=euclidean),
         mesh=mesh,
         in_specs=(shared_out, shared_out, whole, shared_out, whole, whole),
         out_specs=(shared_out, shared_out),
@@ -123,6 +132,7 @@ def _merge(
     end: jax.Array,
     *,
     normalise: bool,
+    euclidean: bool,
 ) -> tuple[jax.Array, jax.Array]:
     """One device's best so far, merged with its block of the rows from `start` on; rows from `end` on are padding."""
     scores_QK, rows_QK = scores_1QK[0], rows_1QK[0]
@@ -130,6 +140,9 @@ def _merge(
     if normalise:
         queries_QD, gallery_BD = _unit(queries_QD), _unit(gallery_BD)
     scores_QB = jnp.matmul(queries_QD, gallery_BD.T, precision=lax.Precision.HIGHEST)
+    if euclidean:
+        squares_QB = jnp.square(queries_QD).sum(1)[:, None] - 2 * scores_QB + jnp.square(gallery_BD).sum(1)[None]
+        scores_QB = -jnp.sqrt(jnp.maximum(squares_QB, 0))
     row_B = start + lax.axis_index("gallery") * len(gallery_BD) + jnp.arange(len(gallery_BD), dtype=jnp.int32)
     scores_QB = jnp.where(row_B < end, scores_QB, -jnp.inf)
     # top_k prefers the lower position among equals, and what was kept earlier has lower rows: ties fall as promised.

@@ -11,7 +11,7 @@ import numpy as np
 
 from bdf_jax import distributed
 from bdf_jax.checkpoints import Metadata, load_variables
-from bdf_jax.config import Config, DataConfig, EvaluationConfig
+from bdf_jax.config import Config, RetrieveConfig
 from bdf_jax.data.dataset import Dataset, Split, open_dataset
 from bdf_jax.data.index import ImageIndex
 from bdf_jax.data.loader import eval_batches
@@ -30,8 +30,7 @@ def evaluate_workdir(
     workdir: str | Path,
     *,
     step: int | None = None,
-    config: EvaluationConfig | None = None,
-    data: DataConfig | None = None,
+    config: Config | None = None,
     dataset: Dataset | None = None,
     rerank: bool = False,
     features_file: str | Path = "",
@@ -46,8 +45,7 @@ def evaluate_workdir(
     Args:
       workdir: of a training run, or one of its checkpoints.
       step: which checkpoint; None: the best on the validation identities where there was validation, else the last.
-      config: the feature to compare; None: that of the run.
-      data: where the data lie now; None: where they lay during training.
+      config: where the data lie now, and which feature is compared; None: the configuration of the run.
       dataset: the same data, opened already.
       rerank: k-reciprocal re-ranking.
       features_file: where the features of the test images are saved, readable by `evaluate.py --features`.
@@ -63,8 +61,9 @@ def evaluate_workdir(
       BdfError: no such checkpoint; data that are divided otherwise than those it was trained on.
     """
     metadata, variables, step = load_variables(workdir, step)
-    settings = config or metadata.config.evaluation
-    dataset = dataset or open_dataset(data or metadata.config.data, progress=distributed.is_first())
+    config = config or metadata.config
+    settings, size, batch_size = config.retrieve, metadata.config.data.image_size, config.evaluation.batch_size
+    dataset = dataset or open_dataset(config.data, progress=distributed.is_first())
     _check_split(metadata, dataset, workdir)
     protocols = standard_protocols(dataset, **choice)
     distributed.agree(
@@ -74,10 +73,12 @@ def evaluate_workdir(
 
     if distributed.is_first():
         print(f"evaluating the checkpoint of step {step} on {len(dataset.test)} test images")
-    network = Network(metadata.config.model, metadata.num_classes)
-    size = metadata.config.data.image_size
-    features_ND = embed_split(network, variables, dataset.test, image_size=size, settings=settings)
-    compared = _baseline_features(metadata, network, dataset, settings) if settings.baselines else {}
+    network = Network.of(metadata.config, metadata.num_classes)
+    features_ND = embed_split(
+        network, variables, dataset.test, image_size=size, settings=settings, batch_size=batch_size
+    )
+    with_baselines = config.evaluation.baselines
+    compared = _baseline_features(metadata, network, dataset, config) if with_baselines else {}
     similarity = similarity_of(settings)
     flags = {"step": step, **flags_of(settings), "similarity": similarity, "rerank": rerank}
 
@@ -89,7 +90,7 @@ def evaluate_workdir(
         rows = [row(p, [m], model="trained", flags=flags) for p, m in zip(protocols, measured, strict=True)]
         baselines.add_chance(rows, index, protocols)
         notes = baselines.near_chance_notes(rows)
-        if settings.baselines:
+        if with_baselines:
             rows += _baseline_rows(compared, index, protocols, settings)
         if rows_file:
             write_json(rows_file, rows)
@@ -124,14 +125,15 @@ def validation_map(config: Config, variables: Mapping[str, Any], num_classes: in
         raise BdfError("the data set keeps no validation identities apart")
     protocols = protocols_for(dataset.name, dataset.val.index, modes=("all",), shots=(1,), galleries=("agw",))
     features_ND = embed_split(
-        Network(config.model, num_classes),
+        Network.of(config, num_classes),
         variables,
         dataset.val,
         image_size=config.data.image_size,
-        settings=config.evaluation,
+        settings=config.retrieve,
+        batch_size=config.evaluation.batch_size,
         description="validation",
     )
-    index, similarity = dataset.val.index, similarity_of(config.evaluation)
+    index, similarity = dataset.val.index, similarity_of(config.retrieve)
     return distributed.on_first(lambda: evaluate(features_ND, index, protocols, similarity=similarity)[0]["mAP"] / 100)
 
 
@@ -151,7 +153,7 @@ def _check_split(metadata: Metadata, dataset: Dataset, workdir: str | Path) -> N
 
 
 def _baseline_features(
-    metadata: Metadata, network: Network, dataset: Dataset, settings: EvaluationConfig
+    metadata: Metadata, network: Network, dataset: Dataset, evaluation: Config
 ) -> dict[str, np.ndarray]:
     """What the trained network has to beat: itself before training, and two features nobody learned."""
     config, split = metadata.config, dataset.test
@@ -161,7 +163,8 @@ def _baseline_features(
         variables,
         split,
         image_size=config.data.image_size,
-        settings=settings,
+        settings=evaluation.retrieve,
+        batch_size=evaluation.evaluation.batch_size,
         description="embedding, untrained",
     )
     rows = distributed.share(np.arange(len(split)))
@@ -175,7 +178,7 @@ def _baseline_features(
 
 
 def _baseline_rows(
-    compared: Mapping[str, np.ndarray], index: ImageIndex, protocols: list[Protocol], settings: EvaluationConfig
+    compared: Mapping[str, np.ndarray], index: ImageIndex, protocols: list[Protocol], settings: RetrieveConfig
 ) -> list[dict[str, Any]]:
     """Rows of `_baseline_features` and of chance."""
     of_network: dict[str, Any] = {"similarity": similarity_of(settings), "flags": flags_of(settings)}

@@ -1,5 +1,5 @@
-"""The networks: generators, ResNets, and the four-modality network made of both."""
+"""The networks: trunks, heads, and the network of several views made of both."""
 
-from bdf_jax.models.network import Network, feature_size, initial_variables, modalities_of
+from bdf_jax.models.network import Network, feature_size, initial_variables
 
-__all__ = ["Network", "feature_size", "initial_variables", "modalities_of"]
+__all__ = ["Network", "feature_size", "initial_variables"]

@@ -40,7 +40,7 @@ def download(name: str, *, progress: bool = True) -> Path:
         from huggingface_hub import errors
     except ImportError as error:
         raise BdfError(
-            f"model.pretrained: there is no file {name!r}, and to look for it on the Hugging Face hub a package is "
+            f"network.pretrained: there is no file {name!r}, and to look for it on the Hugging Face hub a package is "
             "needed: pip install huggingface_hub"
         ) from error
 
@@ -51,7 +51,7 @@ def download(name: str, *, progress: bool = True) -> Path:
             continue
         except errors.HFValidationError as error:
             raise BdfError(
-                f"model.pretrained: neither a file nor a name of the hub's form: {name!r} ({error})"
+                f"network.pretrained: neither a file nor a name of the hub's form: {name!r} ({error})"
             ) from error
     with _bars(progress):
         for filename in FILENAMES:
@@ -59,24 +59,25 @@ def download(name: str, *, progress: bool = True) -> Path:
                 return Path(huggingface_hub.hf_hub_download(name, filename))
             except errors.GatedRepoError as error:
                 raise BdfError(
-                    f"model.pretrained: {name!r} is given out on conditions; accept them on its page and log in with "
+                    f"network.pretrained: {name!r} is given out on conditions; accept them on its page and log in with "
                     "`hf auth login`"
                 ) from error
             except errors.RepositoryNotFoundError as error:
                 raise BdfError(
-                    f"model.pretrained: neither a file nor a public repository of the Hugging Face hub: {name!r}"
+                    f"network.pretrained: neither a file nor a public repository of the Hugging Face hub: {name!r}"
                 ) from error
             except errors.LocalEntryNotFoundError as error:
                 raise BdfError(
-                    f"model.pretrained: {name!r} is no file here and not in the Hugging Face cache, and the hub cannot "
-                    "be reached. Where there is a network, `hf download` fills the cache; or give a weight file's path"
+                    f"network.pretrained: {name!r} is no file here and not in the Hugging Face cache, and the hub "
+                    "cannot be reached. Where there is a network, `hf download` fills the cache; or give the path of a "
+                    "weight file"
                 ) from error
             except errors.EntryNotFoundError:
                 continue
             except OSError as error:
                 reason = " ".join(str(error).split())[:300]
-                raise BdfError(f"model.pretrained: downloading {name!r} failed ({reason})") from error
-    raise BdfError(f"model.pretrained: {name!r} on the Hugging Face hub has none of {', '.join(FILENAMES)}")
+                raise BdfError(f"network.pretrained: downloading {name!r} failed ({reason})") from error
+    raise BdfError(f"network.pretrained: {name!r} on the Hugging Face hub has none of {', '.join(FILENAMES)}")
 
 
 @contextlib.contextmanager

@@ -114,8 +114,9 @@ class BatchNorm(nn.Module):
     Statistics are those of the global batch: under jit by construction, under pmap through `axis_name`.
 
     Attributes:
-      modalities: None for one set of parameters and statistics; otherwise the modality of each position of axis 1,
-        and the layer keeps one set for each of the four.
+      modalities: None for one set of parameters and statistics; otherwise the view of each position of axis 1,
+        and the layer keeps one set for each of all views.
+      tables: how many views there are.
       axis_name: of the devices under pmap.
       use_bias: whether there is a learned offset (the BNNeck has none).
       scale_init: initial scale.
@@ -124,6 +125,7 @@ class BatchNorm(nn.Module):
     """
 
     modalities: tuple[int, ...] | None = None
+    tables: int = 4
     axis_name: str | None = None
     use_bias: bool = True
     scale_init: Callable[..., jax.Array] = nn.initializers.ones
@@ -134,7 +136,7 @@ class BatchNorm(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """(N, M, ..., C) to the same shape and type; updates `batch_stats` where `train`."""
         C = x.shape[-1]
-        shape = (C,) if self.modalities is None else (4, C)
+        shape = (C,) if self.modalities is None else (self.tables, C)
         scale = self.param("scale", self.scale_init, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32) if self.use_bias else jnp.zeros(shape)
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
@@ -159,6 +161,33 @@ class BatchNorm(nn.Module):
             middle = (1,) * (x.ndim - 3)
             factor, offset = (t.reshape(len(self.modalities or ()), *middle, C) for t in (factor, offset))
         return (x.astype(jnp.float32) * factor + offset).astype(x.dtype)
+
+
+class NonLocal(nn.Module):
+    """x + BN(W y) with y_i = theta_i mean_j(phi_j g_j): every pixel hears of all others of its image, in one channel.
+
+    The normalisation's scale and offset start at 0, so the block starts as the identity.
+
+    Source: Wang et al., "Non-local Neural Networks", CVPR 2018, the dot-product form; one channel as in Ye et al.,
+    "Deep Learning for Person Re-identification: A Survey and Outlook" (AGW), TPAMI 2021.
+
+    Attributes:
+      axis_name: of the devices under pmap.
+    """
+
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """(N, M, H, W, C) to the same shape and type."""
+        small = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+        g, theta, phi = (
+            nn.Dense(1, kernel_init=small, name=name)(x.astype(jnp.float32)) for name in ("g", "theta", "phi")
+        )
+        y = theta * (phi * g).mean((2, 3), keepdims=True)
+        y = nn.Dense(x.shape[-1], kernel_init=small, name="W")(y)
+        y = BatchNorm(axis_name=self.axis_name, scale_init=nn.initializers.zeros, name="bn")(y, train=train)
+        return (x + y.astype(x.dtype)).astype(x.dtype)
 
 
 def _moments(x: jax.Array, axes: tuple[int, ...], axis_name: str | None) -> tuple[jax.Array, jax.Array]:

@@ -91,7 +91,7 @@ class MobileStage(nn.Module):
 
     Attributes:
       stage: position in `resnet.STAGES`.
-      modalities: see `BatchNorm`.
+      modalities, tables: see `BatchNorm`.
       axis_name: see `BatchNorm`.
       dtype: of the convolutions.
       remat: whether a block's inner activations are computed again for the gradient instead of kept.
@@ -99,6 +99,7 @@ class MobileStage(nn.Module):
 
     stage: int
     modalities: tuple[int, ...] | None = None
+    tables: int = 1
     axis_name: str | None = None
     dtype: Any = jnp.float32
     remat: bool = False
@@ -108,7 +109,7 @@ class MobileStage(nn.Module):
         """(N, M, H, W, C) to (N, M, H', W', C')."""
         conv = functools.partial(Conv, dtype=self.dtype)
         depthwise = functools.partial(DepthwiseConv, dtype=self.dtype)
-        norm = functools.partial(BatchNorm, modalities=self.modalities, axis_name=self.axis_name)
+        norm = functools.partial(BatchNorm, modalities=self.modalities, tables=self.tables, axis_name=self.axis_name)
         if self.stage == 0:
             x = _relu6(norm(name="bn")(conv(32, 3, 2, name="conv")(x), train=train))
 

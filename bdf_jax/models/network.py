@@ -1,135 +1,208 @@
-"""The four-modality network: bases and their derivatives through one feature network, in one forward pass."""
+"""The network: views through one trunk in one forward pass, then pooling, neck, heads and critics."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bdf_jax.config import ModelConfig
-from bdf_jax.errors import BdfError
-from bdf_jax.models.derivative import DERIVED, generators
-from bdf_jax.models.layers import BatchNorm
-from bdf_jax.models.mobilenet import FEATURES as MOBILENET_FEATURES
-from bdf_jax.models.mobilenet import MobileStage
-from bdf_jax.models.resnet import ARCHITECTURES, STAGES, Stage
+from bdf_jax.errors import within
+from bdf_jax.models.heads import BNNeck, Critic, Head, Linear, Neck, Pool
+from bdf_jax.models.resnet import STAGES
+from bdf_jax.models.trunk import ResNet, Trunk
+from bdf_jax.parts import Named
+from bdf_jax.views import BASES, View, ancestors, base_of
 
-BASES = ("visible", "infrared")
+WORDS = ("visible", "infrared")  # of the bases, in the names of what is specific to one
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+    """What all views pass through."""
+
+    trunk: Trunk = ResNet(50)
+    pretrained: str = ""  # weights to start from; empty: random initialisation
+    inputs: tuple[str, ...] = ()  # views that enter the trunk in training; empty: V, I and all others
+    split_at: int = 0  # how many stages are specific to a base: 0 none, 1 the stem, ... 5 everything
+    bn: Literal["shared", "per_view"] = "shared"  # one set of batch statistics, or one for each view
+    pool: Pool = Pool()
+    neck: Neck = BNNeck()
+    heads: Named[Head] = Named(classifier=Linear())
+    critics: Named[Critic] = Named()
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the convolutions; parameters stay float32
+    remat: Literal["none", "stage", "block"] = "none"  # what is computed again instead of kept for the gradient
+
+    def check(self) -> None:
+        """Raises BdfError on an impossible value."""
+        within("network.split_at", self.split_at, 0, 5)
 
 
 class Network(nn.Module):
-    """Generators, backbone, pooling, BNNeck, classifier.
+    """Makers of views, trunk, pooling, neck, heads, critics.
 
-    Modalities are numbered 0 visible, 1 infrared, 2 and 3 their derivatives, so `modality % 2` is the base.
+    Parameters lie under the names `generator_VIEW`, `stem`, `layer1` to `layer4` (with `_visible` and `_infrared` where
+    a stage is specific to a base), `gem_p`, `bnneck`, the names of the heads, and `critic_NAME`.
 
     Attributes:
-      config: the model's section of the configuration.
+      views: beside the bases.
+      config: the network's section of the configuration.
       num_classes: C, identities in the training split.
       axis_name: of the devices under pmap; None under jit.
     """
 
-    config: ModelConfig
+    views: Named[View]
+    config: NetworkConfig
     num_classes: int
     axis_name: str | None = None
 
+    @classmethod
+    def of(cls, config: Any, num_classes: int) -> Network:
+        """The network of a `Config`, for one device."""
+        return cls(config.views, config.network, num_classes)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The views that enter the trunk in training, bases first."""
+        return self.config.inputs or (*BASES, *self.views)
+
+    def views_of(self, base: int) -> tuple[str, ...]:
+        """The views of a base (0 visible, 1 infrared) that enter the trunk, in order."""
+        return tuple(name for name in self.inputs if base_of(name, self.views) == base)
+
+    def derived(self, base: int) -> tuple[str, ...]:
+        """The views of a base beside itself, whether they enter the trunk or not."""
+        return tuple(name for name in self.views if base_of(name, self.views) == base)
+
     @nn.compact
     def __call__(
-        self, images_NBHWC: jax.Array, *, train: bool, bases: Sequence[int] = (0, 1), derive: bool = True
+        self,
+        images: Mapping[str, jax.Array],
+        *,
+        train: bool,
+        views: tuple[str, ...] | None = None,
+        pixels_only: bool = False,
     ) -> dict[str, Any]:
-        """One forward pass over the base images and, where `derive`, their derivatives.
+        """One forward pass.
 
         Args:
-          images_NBHWC: (N, B, H, W, 3) float32, normalised; position b of axis 1 holds the base `bases[b]`.
+          images: {base: (N, H, W, 3)} float32, normalised; the bases that the views need.
           train: use and update batch statistics.
-          bases: (0, 1) for pairs, (0,) or (1,) for images of one modality.
-          derive: whether derivatives take part; without them the generators cost nothing.
+          views: that enter the trunk; None: `inputs`.
+          pixels_only: make the views and stop there.
 
         Returns:
-          A dictionary of named outputs, with M the modalities that take part, bases first:
-            modalities: tuple of M ints.
-            derivatives: {base: (N, H, W, 3)}, float32, normalised like the images.
-            active: {base: ()}, share of the generator's hidden units that are not 0.
-            features: (N, M, D) float32, f, before the BNNeck: what MML and MDL compare.
-            embeddings: (N, M, D) float32, g = BN(f), what is classified and, by default, retrieved by.
-            logits: (N, M, C) float32.
-
-        References:
-          Luo et al., "Bag of Tricks and a Strong Baseline for Deep Person Re-Identification", CVPRW 2019, BNNeck.
+          A dictionary of named outputs, with M the views that entered and S the stripes:
+            views: their names.
+            pixels: {view: (N, H, W, 3)} of all views that were made, float32, normalised like the images.
+            active: {view: ()}, share of its maker's hidden units that are not 0.
+            pooled: (N, M, S, D) float32, before the neck: what distances are taken between.
+            embedding: (N, M, S, E) float32, after it: what is classified and, by default, retrieved by.
+            logits: {head: (N, M, S, C)} float32.
         """
-        config = self.config
-        makers = generators(config.generator, self.axis_name)
-        modalities = modalities_of(config, bases, derive=derive)
-        present = [modality - 2 for modality in modalities if modality >= 2]
-        derived = {base: makers[base](images_NBHWC[:, list(bases).index(base)], train=train) for base in present}
-        if config.generator.detach:
-            derived = jax.lax.stop_gradient(derived)
-        x_NMHWC = images_NBHWC
-        if derived:
-            x_NMHWC = jnp.concatenate([x_NMHWC, jnp.stack([derived[base][0] for base in present], 1)], 1)
-
+        names = self.inputs if views is None else views
+        pixels, active = self._pixels(images, ancestors(names, self.views), train)
+        if pixels_only:
+            return {"views": names, "pixels": pixels, "active": active}
+        x_NMHWC = jnp.stack([pixels[name] for name in names], 1)
         for stage in range(len(STAGES)):
-            run = functools.partial(Network._stage, stage=stage, modalities=modalities, train=train)
-            x_NMHWC = (nn.remat(run) if train and config.remat == "stage" else run)(self, x_NMHWC)
-        features_NMD = _pool(self, x_NMHWC.astype(jnp.float32), config)
-
-        bn_modalities = modalities if config.bn == "per_modality" else None
-        embeddings_NMD = BatchNorm(bn_modalities, self.axis_name, use_bias=False, name="bnneck")(
-            features_NMD, train=train
-        )
-        classifier = nn.Dense(
-            self.num_classes, use_bias=False, kernel_init=nn.initializers.normal(0.001), name="classifier"
-        )
+            run = functools.partial(Network._stage, stage=stage, names=names, train=train)
+            remat = train and self.config.remat == "stage"
+            x_NMHWC = (nn.remat(run) if remat else run)(self, x_NMHWC)
+        # Of each stripe (N, M, D): the first of their parameters have no number where there is one stripe.
+        pooled = self.config.pool(self, x_NMHWC.astype(jnp.float32))
+        ends = [str(s) if len(pooled) > 1 else "" for s in range(len(pooled))]
+        norm = {"modalities": self._apart(names), "tables": len(self.inputs), "axis_name": self.axis_name}
+        neck, heads = self.config.neck, self.config.heads
+        embedding = [neck(x, "bnneck" + end, train, norm) for x, end in zip(pooled, ends, strict=True)]
+        features = {"pooled": pooled, "embedding": embedding}
+        logits = {
+            name: [head(x, self.num_classes, name + end) for x, end in zip(features[head.of], ends, strict=True)]
+            for name, head in heads.items()
+        }
+        if self.is_initializing():  # critics are called by the losses alone
+            for name, critic in self.config.critics.items():
+                critic.module(f"critic_{name}")(features[critic.of][0])
         return {
-            "modalities": modalities,
-            "derivatives": {base: derivative for base, (derivative, _) in derived.items()},
-            "active": {base: active for base, (_, active) in derived.items()},
-            "features": features_NMD,
-            "embeddings": embeddings_NMD,
-            "logits": classifier(embeddings_NMD),
+            "views": names,
+            "pixels": pixels,
+            "active": active,
+            **{name: jnp.stack(stripes, 2) for name, stripes in features.items()},
+            "logits": {name: jnp.stack(stripes, 2) for name, stripes in logits.items()},
         }
 
-    def _stage(self, x_NMHWC: jax.Array, stage: int, modalities: tuple[int, ...], train: bool) -> jax.Array:
-        """One stage, shared, or one for each base; a derivative goes with its base."""
+    def shared(self, name: str, make: Callable[[str], nn.Module]) -> nn.Module:
+        """The submodule under that name, made where it is asked for first."""
+        held = self.__dict__.setdefault("_shared", {})
+        if name not in held:
+            held[name] = make(name)
+        return held[name]
 
-        def run(x: jax.Array, present: tuple[int, ...], suffix: str) -> jax.Array:
-            apart = present if self.config.bn == "per_modality" else None
-            settings: dict[str, Any] = {
-                "modalities": apart,
-                "axis_name": self.axis_name,
-                "dtype": jnp.dtype(self.config.dtype),
-                "remat": self.config.remat == "block",
-                "name": STAGES[stage] + suffix,
-            }
-            if self.config.arch == "mobilenet_v2":
-                return MobileStage(stage, **settings)(x, train=train)
-            return Stage(self.config.arch, stage, **settings)(x, train=train)
+    def _pixels(
+        self, images: Mapping[str, jax.Array], names: list[str], train: bool
+    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        pixels, active = dict(images), {}
+        for name in names:
+            view = self.views[name]
+            owner = view.share or name
+            maker = self.shared(f"generator_{owner}", functools.partial(self.views[owner].by.module, network=self))
+            made, share = maker(pixels[view.of], train=train)
+            pixels[name] = jax.lax.stop_gradient(made) if view.detach else made
+            if share is not None:
+                active[name] = share
+        return pixels, active
+
+    def _apart(self, names: tuple[str, ...]) -> tuple[int, ...] | None:
+        """The place of each view in the tables of `BatchNorm`, where statistics are kept apart."""
+        return None if self.config.bn == "shared" else tuple(self.inputs.index(name) for name in names)
+
+    def _stage(self, x_NMHWC: jax.Array, stage: int, names: tuple[str, ...], train: bool) -> jax.Array:
+        """One stage, shared, or one for each base; a view goes with its base."""
+
+        def run(x: jax.Array, present: tuple[str, ...], suffix: str) -> jax.Array:
+            return self.config.trunk.stage(
+                stage,
+                modalities=self._apart(present),
+                tables=len(self.inputs),
+                axis_name=self.axis_name,
+                dtype=jnp.dtype(self.config.dtype),
+                remat=self.config.remat == "block",
+                name=STAGES[stage] + suffix,
+            )(x, train=train)
 
         if stage >= self.config.split_at:
-            return run(x_NMHWC, modalities, "")
+            return run(x_NMHWC, names, "")
         outputs: dict[int, jax.Array] = {}
-        for base, name in enumerate(BASES):
-            positions = [i for i, modality in enumerate(modalities) if modality % 2 == base]
+        for base, word in enumerate(WORDS):
+            positions = [i for i, name in enumerate(names) if base_of(name, self.views) == base]
             if positions:
-                y = run(x_NMHWC[:, jnp.asarray(positions)], tuple(modalities[i] for i in positions), f"_{name}")
+                y = run(x_NMHWC[:, jnp.asarray(positions)], tuple(names[i] for i in positions), f"_{word}")
                 outputs.update({position: y[:, i] for i, position in enumerate(positions)})
-        return jnp.stack([outputs[i] for i in range(len(modalities))], 1)
+        return jnp.stack([outputs[i] for i in range(len(names))], 1)
 
 
-def modalities_of(config: ModelConfig, bases: Sequence[int] = (0, 1), *, derive: bool = True) -> tuple[int, ...]:
-    """The modalities that take part, bases first, for the arguments of `Network.__call__`."""
-    derived = DERIVED[config.generator.derivatives] if derive else ()
-    return tuple(bases) + tuple(2 + base for base in bases if base in derived)
+def derive(
+    network: Network, variables: Mapping[str, Any], images: Mapping[str, jax.Array], names: tuple[str, ...]
+) -> dict[str, jax.Array]:
+    """The pixels of views, (N, H, W, 3) each, normalised, by running statistics; nothing enters the trunk."""
+    made: Any = network.apply(variables, images, train=False, views=names, pixels_only=True)
+    return {name: made["pixels"][name] for name in names}
 
 
-def feature_size(config: ModelConfig) -> int:
-    """D: length of a feature vector."""
-    trunk = MOBILENET_FEATURES if config.arch == "mobilenet_v2" else ARCHITECTURES[config.arch].features
-    return trunk * config.stripes
+def criticise(network: Network, params: Mapping[str, Any], name: str, x: jax.Array) -> jax.Array:
+    """What the critic of that name says of an array."""
+    critic = network.config.critics[name].module(None)
+    said: Any = critic.apply({"params": params[f"critic_{name}"]}, x)
+    return said
+
+
+def feature_size(config: NetworkConfig) -> int:
+    """D of the pooled feature of an image, all stripes together."""
+    return config.trunk.features * config.pool.stripes
 
 
 def initial_variables(
@@ -141,37 +214,16 @@ def initial_variables(
       network: of any `axis_name`; its devices play no part here.
       seed: of the random initialisation.
       image_size: (height, width) in pixels.
-      pretrained: whether to read `model.pretrained`, where that is set.
+      pretrained: whether to read `network.pretrained`, where that is set.
 
     Raises:
       BdfError: the pretrained weights cannot be read or do not fit.
     """
     alone = network.clone(axis_name=None)  # under pmap, statistics need an axis of devices that does not exist yet
-    images = jnp.zeros((1, 2, *image_size, 3))
+    images = dict.fromkeys(BASES, jnp.zeros((1, *image_size, 3)))
     variables = jax.jit(lambda key: alone.init(key, images, train=True))(jax.random.key(seed))
     if pretrained and network.config.pretrained:
         from bdf_jax.models.weights import load_pretrained  # readers of foreign files, rarely needed
 
         return load_pretrained(network.config.pretrained, variables, network.config)
     return variables
-
-
-def _pool(module: nn.Module, x_NMHWC: jax.Array, config: ModelConfig) -> jax.Array:
-    """Global pooling of each horizontal stripe; the stripes' features follow one another in D."""
-    H = x_NMHWC.shape[2]
-    if H < config.stripes:
-        raise BdfError(
-            f"model.stripes: {config.stripes} stripes need as many rows, but the last stage has {H}; "
-            "set fewer stripes or a larger data.image_size"
-        )
-    edges = [round(i * H / config.stripes) for i in range(config.stripes + 1)]
-    stripes = [x_NMHWC[:, :, top:bottom] for top, bottom in itertools.pairwise(edges)]
-    if config.pool == "max":
-        pooled = [stripe.max(axis=(2, 3)) for stripe in stripes]
-    elif config.pool == "gem":
-        # Radenovic et al., "Fine-Tuning CNN Image Retrieval with No Human Annotation", TPAMI 2019, equation 3.
-        p = module.param("gem_p", nn.initializers.constant(3.0), ())
-        pooled = [(jnp.maximum(stripe, 1e-6) ** p).mean(axis=(2, 3)) ** (1 / p) for stripe in stripes]
-    else:
-        pooled = [stripe.mean(axis=(2, 3)) for stripe in stripes]
-    return jnp.concatenate(pooled, axis=-1)

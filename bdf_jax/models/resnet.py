@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bdf_jax.models.layers import BatchNorm, Conv, max_pool
+from bdf_jax.models.layers import BatchNorm, Conv, NonLocal, max_pool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,8 @@ class Stage(nn.Module):
     Attributes:
       arch: key of `ARCHITECTURES`.
       stage: position in `STAGES`.
-      modalities: see `BatchNorm`.
+      non_local: how many of the last blocks are followed by a non-local block.
+      modalities, tables: see `BatchNorm`.
       axis_name: see `BatchNorm`.
       dtype: of the convolutions.
       remat: whether a block's inner activations are computed again for the gradient instead of kept.
@@ -56,7 +57,9 @@ class Stage(nn.Module):
 
     arch: str
     stage: int
+    non_local: int = 0
     modalities: tuple[int, ...] | None = None
+    tables: int = 1
     axis_name: str | None = None
     dtype: Any = jnp.float32
     remat: bool = False
@@ -66,18 +69,21 @@ class Stage(nn.Module):
         """(N, M, H, W, C) to (N, M, H', W', C')."""
         architecture = ARCHITECTURES[self.arch]
         conv = functools.partial(Conv, dtype=self.dtype)
-        norm = functools.partial(BatchNorm, modalities=self.modalities, axis_name=self.axis_name)
+        norm = functools.partial(BatchNorm, modalities=self.modalities, tables=self.tables, axis_name=self.axis_name)
         if self.stage == 0:
             return _stem(x, architecture, conv, norm, train)
         width = architecture.widths[self.stage - 1]
         block = _bottleneck if architecture.bottleneck else _basic
-        for i in range(architecture.blocks[self.stage - 1]):
+        blocks = architecture.blocks[self.stage - 1]
+        for i in range(blocks):
             stride = 2 if i == 0 and self.stage in (2, 3) else 1
 
             def run(stage: Stage, x: jax.Array, name: str = f"block{i}", stride: int = stride) -> jax.Array:
                 return block(x, name, width, stride, conv, norm, train)
 
             x = (nn.remat(run) if train and self.remat else run)(self, x)
+            if i >= blocks - self.non_local:
+                x = NonLocal(self.axis_name, name=f"non_local{i}")(x, train=train)
         return x
 
 

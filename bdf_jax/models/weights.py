@@ -20,11 +20,10 @@ import numpy as np
 from absl import logging
 from flax import traverse_util
 
-from bdf_jax.config import ModelConfig
 from bdf_jax.errors import BdfError
 from bdf_jax.models import hub
 from bdf_jax.models.mobilenet import BLOCKS
-from bdf_jax.models.network import BASES
+from bdf_jax.models.network import WORDS, NetworkConfig
 from bdf_jax.models.resnet import ARCHITECTURES, STAGES
 from bdf_jax.models.torch_files import read_tensors
 from bdf_jax.models.torch_pickle import printable
@@ -135,7 +134,7 @@ RESNETS = {
 
 
 def load_pretrained(
-    source: str, variables: Mapping[str, Any], config: ModelConfig, *, progress: bool = True
+    source: str, variables: Mapping[str, Any], config: NetworkConfig, *, progress: bool = True
 ) -> dict[str, Any]:
     """The variables with the backbone's arrays taken from a weight file.
 
@@ -159,15 +158,16 @@ def load_pretrained(
     filled, more = _fill(flat, values, config)
     if problems or more:
         looks = guess_arch(values)
-        hint, remedy = "", f"Name the weights of a {config.arch} in model.pretrained."
-        if looks and looks != config.arch:
+        name = config.trunk.name
+        hint, remedy = "", f"Name the weights of a {name} in network.pretrained."
+        if looks and looks != name:
             hint = f", but looks like {looks}"
             if looks in (*ARCHITECTURES, "mobilenet_v2"):
-                remedy = f"Set model.arch={looks}, or name the weights of a {config.arch} in model.pretrained."
+                remedy = f"Make network.trunk a {looks}, or name the weights of a {name} in network.pretrained."
         behind = f" behind {_shown(found.prefix)!r}" if found.prefix else ""
         lines = "\n  ".join(_capped([*problems, *more]))
         raise BdfError(
-            f"{path} does not fit model.arch={config.arch}{hint} (read with {found.naming.title}{behind}):\n  {lines}\n"
+            f"{path} does not fit network.trunk={name}{hint} (read with {found.naming.title}{behind}):\n  {lines}\n"
             f"{remedy}"
         )
     logging.info(
@@ -177,12 +177,12 @@ def load_pretrained(
 
 
 def read_source(source: str, *, progress: bool = True) -> tuple[Path, dict[str, np.ndarray]]:
-    """The weight file that `model.pretrained` means, downloaded where it has to be, and its tensors.
+    """The weight file that `network.pretrained` means, downloaded where it has to be, and its tensors.
 
     Raises:
       BdfError: see `read_tensors` and `hub.download`.
     """
-    path = local_path(source, "model.pretrained")
+    path = local_path(source, "network.pretrained")
     if not path.exists() and hub.is_hub_name(source):
         path = hub.download(source, progress=progress)
     return path, read_tensors(path)
@@ -208,7 +208,7 @@ def find_backbone(path: Path, names: Iterable[str]) -> Found:
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise BdfError(
             f"{path}: none of its tensors has a name of a ResNet or a MobileNetV2, as torchvision, timm and the "
-            f"transformers library call them; found {shown}{more}. Name another file in model.pretrained."
+            f"transformers library call them; found {shown}{more}. Name another file in network.pretrained."
         )
     # Of equals the shortest prefix: it leaves out the least.
     order = sorted(known, key=lambda key: (-len(known[key]), bool(FOLLOWERS.search(key[1])), len(key[1])))
@@ -271,13 +271,13 @@ def guess_arch(targets: Iterable[tuple[str, ...]]) -> str:
 def _fill(
     flat: Mapping[tuple[str, ...], jax.Array],
     values: Mapping[tuple[str, ...], tuple[str, np.ndarray]],
-    config: ModelConfig,
+    config: NetworkConfig,
 ) -> tuple[dict[tuple[str, ...], jax.Array], list[str]]:
     """The arrays with the backbone's replaced, and a line for each that could not be."""
     filled, missing, others, used = dict(flat), [], [], set()
     for path, leaf in flat.items():
         stage = path[1]
-        for base in BASES:
+        for base in WORDS:
             stage = stage.removesuffix(f"_{base}")
         if stage not in STAGES:
             continue
@@ -287,7 +287,7 @@ def _fill(
             missing.append(f"missing: nothing for {'/'.join(source)}")
             continue
         name, tensor = values[source]
-        apart = config.bn == "per_modality" and path[-1] != "kernel"
+        apart = config.bn == "per_view" and path[-1] != "kernel"
         shape = leaf.shape[1:] if apart else leaf.shape
         expected = _torch_shape(shape)
         if tensor.shape != expected:

@@ -13,8 +13,9 @@ import numpy as np
 from bdf_jax.config import Config
 from bdf_jax.models import Network
 from bdf_jax.training.compile import compile_step
-from bdf_jax.training.optimiser import make_optimiser
+from bdf_jax.training.stages import phases
 from bdf_jax.training.state import initial_state
+from bdf_jax.views import BASES
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 # `%name = f32[8,4]{1,0} all-gather(...)`; the asynchronous form is `... all-gather-start(...)`.
@@ -70,12 +71,11 @@ def analyse(config: Config, num_classes: int, devices: Sequence[jax.Device] | No
     Raises:
       BdfError: the pairs of a batch cannot be shared out evenly.
     """
-    network, optimiser = Network(config.model, num_classes), make_optimiser(config, 1000)
+    network, steps = Network.of(config, num_classes), 1000
     pmapped = config.training.compiler == "pmap"
-    compiled = compile_step(network, optimiser, config, devices)
-    state = jax.eval_shape(
-        lambda: initial_state(network, optimiser, 0, config.data.image_size, pretrained=False),
-    )
+    phase = phases(config, steps)[-1]
+    compiled = compile_step(network, config, phase, steps, devices)
+    state = jax.eval_shape(lambda: initial_state(network, config, pretrained=False))
     N = config.data.identities * config.data.images
     shape = (len(devices or jax.local_devices()), -1) if pmapped else (N,)
     lead = np.empty(N).reshape(shape).shape
@@ -96,15 +96,15 @@ def kept_for_the_gradient(config: Config, num_classes: int) -> int:
 
     What a compiler needs in the end may be less, where it fuses, or more, where it computes too early.
     """
-    network = Network(config.model, num_classes)
+    network = Network.of(config, num_classes)
     pairs = config.data.identities * config.data.images // config.training.slices
-    images = jax.ShapeDtypeStruct((pairs, 2, *config.data.image_size, 3), np.float32)
+    images = dict.fromkeys(BASES, jax.ShapeDtypeStruct((pairs, *config.data.image_size, 3), np.float32))
     variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, train=True), images)
 
-    def pullback(variables: Any, images: jax.Array) -> Any:
+    def pullback(variables: Any, images: dict[str, jax.Array]) -> Any:
         def outputs(params: Any) -> Any:
             found: Any = network.apply(variables | {"params": params}, images, train=True, mutable=["batch_stats"])
-            return found[0]["features"], found[0]["logits"]
+            return found[0]["pooled"], found[0]["logits"]
 
         return jax.vjp(outputs, variables["params"])[1]
 

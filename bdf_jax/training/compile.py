@@ -9,13 +9,13 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from bdf_jax.config import Config
 from bdf_jax.distributed import local
 from bdf_jax.errors import BdfError
 from bdf_jax.models import Network
+from bdf_jax.training.stages import Phase, make_optimisers
 from bdf_jax.training.state import TrainState
 from bdf_jax.training.step import Metrics, train_step
 
@@ -44,16 +44,18 @@ class CompiledStep:
 
 def compile_step(
     network: Network,
-    optimiser: optax.GradientTransformation,
     config: Config,
+    phase: Phase,
+    steps: int,
     devices: Sequence[jax.Device] | None = None,
 ) -> CompiledStep:
-    """The step compiled as `training.compiler` says.
+    """The step of one phase compiled as `training.compiler` says.
 
     Args:
       network: built for one device (`axis_name` None).
-      optimiser: see `make_optimiser`.
       config: the whole configuration.
+      phase: one of `phases(config, steps)`.
+      steps: of the whole run.
       devices: None: all of all processes. Under jit they may be those of a machine that is only described, for which
         the step can be compiled and looked at, but not run (`training.analysis`).
 
@@ -74,7 +76,7 @@ def compile_step(
             f"{pairs // count}"
         )
     compiler = {"jit": _jit, "pmap": _pmap}[config.training.compiler]
-    step = functools.partial(train_step, optimiser=optimiser, config=config)
+    step = functools.partial(train_step, optimisers=make_optimisers(config, steps), config=config, phase=phase)
     return compiler(network, step, devices, pairs)
 
 

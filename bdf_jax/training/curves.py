@@ -18,7 +18,7 @@ from bdf_jax.output import replaced
 from bdf_jax.paths import local_path
 from bdf_jax.training.workdir import METRICS
 
-DEFAULT = ("loss", "did", "mml", "mdl", "accuracy", "deviation", "learning_rate", "validation")
+BEFORE, AFTER = ("loss",), ("accuracy", "deviation", "learning_rate", "validation")  # and between them each loss
 FEW = 12  # points; so few are drawn one by one and not smoothed
 EXACT = ("learning_rate", "validation/mAP")  # no noise to be smoothed away
 UNITS = {"learning_rate": "learning rate", "validation/mAP": "mAP, validation identities, %"}
@@ -68,7 +68,8 @@ def choose(runs: Sequence[Curves], wanted: Sequence[str] = ()) -> list[str]:
     """
     known = list(dict.fromkeys(name for run in runs for name in run.series))
     chosen: list[str] = []
-    for name in wanted or DEFAULT:
+    losses = [name for name in known if "/" not in name and name not in (*BEFORE, *AFTER, "gradient_norm")]
+    for name in wanted or (*BEFORE, *losses, *AFTER):
         group = [other for other in known if other.startswith(f"{name}/")]
         # `did` is a number of its own as well as the group of its terms; a name means the number where there is one.
         found = [name] if name in known else group

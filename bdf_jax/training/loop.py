@@ -12,7 +12,7 @@ import jax
 
 from bdf_jax import distributed
 from bdf_jax.checkpoints import Checkpoints, Metadata, newest_metadata
-from bdf_jax.config import Config, field_names, to_dict
+from bdf_jax.config import Config
 from bdf_jax.data.dataset import Dataset, open_dataset
 from bdf_jax.data.loader import train_batches
 from bdf_jax.data.sampler import make_sampler, steps_per_epoch
@@ -20,12 +20,14 @@ from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.workdir import evaluate_workdir, validation_map
 from bdf_jax.models import Network
 from bdf_jax.models.weights import read_source
+from bdf_jax.parts import leaves, to_dict
 from bdf_jax.paths import check_data_places, local_path
-from bdf_jax.training.compile import compile_step
+from bdf_jax.training.compile import CompiledStep, compile_step
 from bdf_jax.training.events import check_wandb, open_events
-from bdf_jax.training.optimiser import make_optimiser, schedule
-from bdf_jax.training.pictures import DerivativeGrid
+from bdf_jax.training.optimiser import schedule
+from bdf_jax.training.pictures import ViewGrid
 from bdf_jax.training.preemption import Preempted
+from bdf_jax.training.stages import Phase, phase_of, phases
 from bdf_jax.training.state import TrainState, initial_state
 from bdf_jax.training.watch import Watch
 from bdf_jax.training.workdir import METRICS, MetricsFile, claimed
@@ -71,33 +73,35 @@ def run(config: Config, workdir: str | Path) -> list[dict]:
                 train(config, dataset, folder, total)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_kept(folder)) from None
-        return evaluate_workdir(folder, config=config.evaluation, dataset=dataset)
+        return evaluate_workdir(folder, config=config, dataset=dataset)
 
 
 def _look_at_weights(config: Config, folder: Path) -> None:
     """Refuses a weight file that cannot be read before hours go into preparing data."""
-    if config.model.pretrained and newest_metadata(folder) is None:
-        read_source(config.model.pretrained)
+    if config.network.pretrained and newest_metadata(folder) is None:
+        read_source(config.network.pretrained)
 
 
 def train(config: Config, dataset: Dataset, folder: Path, total: int) -> TrainState:
     """Steps from the last checkpoint to the last step, saving on the way."""
     classes = len(make_sampler(dataset.train.index, config.data.identities, config.data.images).rows)
-    network, optimiser = Network(config.model, classes), make_optimiser(config, total)
-    compiled = compile_step(network, optimiser, config)
+    network, plan = Network.of(config, classes), phases(config, total)
+    steps: dict[Phase, CompiledStep] = {}
+
+    def compiled_for(step: int) -> CompiledStep:
+        phase = phase_of(plan, step)
+        if phase not in steps:
+            steps[phase] = compile_step(network, config, phase, total)
+        return steps[phase]
+
+    compiled = compiled_for(1)  # places states and batches for all of them
     metadata = Metadata(config, dataset.fingerprint, classes)
 
     say = print if distributed.is_first() else (lambda line: None)
     with contextlib.closing(Checkpoints(folder)) as checkpoints, distributed.termination() as termination:
         checkpoints.expect(metadata)
         new = not checkpoints.steps()  # a run that continues needs neither the file nor the network
-        state = initial_state(
-            network,
-            optimiser,
-            config.training.seed,
-            config.data.image_size,
-            pretrained=new and distributed.is_first(),
-        )
+        state = initial_state(network, config, pretrained=new and distributed.is_first())
         state = compiled.place_state(distributed.from_first(state) if new else state)
         restored, start = checkpoints.restore(compiled.global_state(state))
         distributed.agree("the checkpoint to continue from", {"step": start})
@@ -114,15 +118,15 @@ def train(config: Config, dataset: Dataset, folder: Path, total: int) -> TrainSt
         images = 2 * config.data.identities * config.data.images
         watch = Watch(
             file, start, total, config.training.log_every, rate, distributed.is_first(), events=events,
-            images_per_step=images,
+            images_per_step=images, losses=tuple(config.losses),
         )  # fmt: skip
-        grid = DerivativeGrid(dataset.train, config) if events and DerivativeGrid.needed(config) else None
+        grid = ViewGrid(dataset.train, network, config) if events and config.views else None
         batches = train_batches(
             dataset.train, config.data, seed=config.training.seed, start=start, stop=total, pairs=compiled.pairs
         )
         with contextlib.closing(file), contextlib.closing(watch), contextlib.closing(batches):
             for step in range(start + 1, total + 1):
-                state, metrics = compiled.step(state, *compiled.place_batch(*watch.next_batch(batches)))
+                state, metrics = compiled_for(step).step(state, *compiled.place_batch(*watch.next_batch(batches)))
                 watch.add(step, metrics)
 
                 stop = termination.reached(step)
@@ -134,7 +138,7 @@ def train(config: Config, dataset: Dataset, folder: Path, total: int) -> TrainSt
                     if score is not None:
                         watch.validated(step, score)
                     if grid:
-                        watch.show(step, "derivatives", grid.draw(_variables(state)))
+                        watch.show(step, "views", grid.draw(_variables(state)))
                     checkpoints.save(step, compiled.global_state(state), metadata, score)
                     watch.pause()
                 if stop or (step == total and termination.asked_in_any()):
@@ -176,7 +180,8 @@ def _introduce(config: Config, dataset: Dataset, total: int) -> None:
     print(
         f"{dataset.name} in {dataset.root}: {len(index)} training images of {len(set(index.pids.tolist()))} "
         f"identities, {len(dataset.test)} test images\n"
-        f"{config.model.arch}, {config.data.identities} x {config.data.images} pairs of "
+        f"{config.method or 'a method of your own'}, {config.network.trunk.name}, "
+        f"{config.data.identities} x {config.data.images} pairs of "
         f"{config.data.image_size[0]}x{config.data.image_size[1]} pixels, {total} steps, "
         f"{len(devices)} {devices[0].device_kind} device{'s' * (len(devices) > 1)}, {config.training.compiler}"
     )
@@ -219,8 +224,5 @@ class _NoMetrics(MetricsFile):
 
 def _fields(config: Config) -> Iterator[tuple[str, Any]]:
     """Every field as it is written on the command line, with its value."""
-    for name in field_names():
-        value: Any = to_dict(config)
-        for part in name.split("."):
-            value = value[part]
-        yield name, value
+    for name, value in leaves(config).items():
+        yield name, to_dict(value)

@@ -1,79 +1,62 @@
-"""What the generators make of a few people: a picture for those who watch a run."""
+"""The views of a few people: a picture for those who watch a run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from bdf_jax.augment import denormalise, normalise
-from bdf_jax.config import Config, GeneratorConfig
+from bdf_jax.config import Config
 from bdf_jax.data.dataset import Split
 from bdf_jax.data.index import INFRARED, VISIBLE
-from bdf_jax.models.derivative import generators
+from bdf_jax.models.network import Network, derive
+from bdf_jax.pixels import denormalise, normalise
+from bdf_jax.training.optimiser import role
+from bdf_jax.views import BASES
 
 PAIRS = 6
 HEIGHT = 128  # pixels; larger images are shown smaller
 GAP = 2  # white pixels between two images
 
 
-class _Derivatives(nn.Module):
-    """The network's generators alone, under the names that they have there."""
-
-    config: GeneratorConfig
-
-    @nn.compact
-    def __call__(self, images_NBHWC: jax.Array) -> dict[int, jax.Array]:
-        makers = generators(self.config, None)
-        return {base: maker(images_NBHWC[:, base], train=False)[0] for base, maker in makers.items()}
-
-
-class DerivativeGrid:
-    """A few people side by side; from top to bottom: visible image, its derivative, infrared image, its derivative.
+class ViewGrid:
+    """A few people side by side; from top to bottom: visible image, its views, infrared image, its views.
 
     The images are those of the training split, unaugmented, and the same at every step. Batch statistics are the
     running ones.
 
     Args:
       split: of the images.
-      config: of the run; `needed` tells whether it has any derivative.
+      network: built for one device.
+      config: of the run.
     """
 
-    def __init__(self, split: Split, config: Config):
+    def __init__(self, split: Split, network: Network, config: Config):
         self._bases_NBHWC = np.stack([_pair(split, pid, config.data.image_size) for pid in _some(split.index.pids)])
-        module = _Derivatives(config.model.generator)
+        names = [view for base in (VISIBLE, INFRARED) for view in (BASES[base], *network.derived(base))]
 
-        def derive(variables: Mapping[str, Any], images_NBHWC: jax.Array) -> dict[int, jax.Array]:
-            derived: Any = module.apply(variables, normalise(images_NBHWC))
-            return {base: denormalise(images_NHWC) for base, images_NHWC in derived.items()}
+        def draw(variables: Mapping[str, Any], images_NBHWC: jax.Array) -> list[jax.Array]:
+            images = {name: normalise(images_NBHWC[:, base]) for base, name in enumerate(BASES)}
+            made = derive(network, variables, images, tuple(names))
+            return [denormalise(made[name]) for name in names]
 
-        self._derive = jax.jit(derive)
-
-    @staticmethod
-    def needed(config: Config) -> bool:
-        """Whether there is a derivative to be seen."""
-        return config.model.generator.derivatives != "none"
+        self._draw = jax.jit(draw)
 
     def draw(self, variables: Mapping[str, Any]) -> np.ndarray:
         """The picture, (H, W, 3) uint8, for the parameters and batch statistics of a step."""
         # Computed by this process alone, on one of its devices, wherever the run has its copies.
-        local = jax.tree.map(lambda leaf: leaf.addressable_data(0), dict(_generators_of(variables)))
-        derived = jax.device_get(self._derive(local, jnp.asarray(self._bases_NBHWC)))
-        rows = []
-        for base in (VISIBLE, INFRARED):
-            rows += [self._bases_NBHWC[:, base], *([derived[base]] if base in derived else [])]
-        return _grid(rows)
+        local = jax.tree.map(lambda leaf: leaf.addressable_data(0), _makers_of(variables))
+        return _grid(jax.device_get(self._draw(local, jnp.asarray(self._bases_NBHWC))))
 
 
-def _generators_of(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of the variables that the generators use: the rest need not be handed over."""
+def _makers_of(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of the variables that makes views: the rest need not be handed over."""
     return {
-        collection: {name: value for name, value in variables.get(collection, {}).items() if "generator" in name}
+        collection: {name: tree for name, tree in variables.get(collection, {}).items() if role(name) == "views"}
         for collection in ("params", "batch_stats")
     }
 

@@ -39,7 +39,7 @@ class Job:
       name: what messages call it.
       workdir: its folder.
       config: what to train.
-      uses: which images speak, in further evaluations beside that of the configuration.
+      uses: which views represent an image, in further evaluations beside that of the configuration.
     """
 
     name: str
@@ -49,7 +49,10 @@ class Job:
 
     def about(self) -> dict[str, Any]:
         """What a result must say of itself to be the result of this job."""
-        return {"uses": list(self.uses), "evaluation": to_dict(self.config)["evaluation"]}
+        return {
+            "uses": list(self.uses),
+            "evaluation": [to_dict(self.config)[name] for name in ("retrieve", "evaluation")],
+        }
 
 
 class Stopped(BdfError):

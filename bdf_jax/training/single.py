@@ -6,7 +6,6 @@ its end is a reason to save and to stop.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -15,7 +14,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from bdf_jax.config import from_dict
+from bdf_jax.config import from_dict, vary
 from bdf_jax.output import write_json
 from bdf_jax.process import run_command
 from bdf_jax.training.preemption import preemptible
@@ -34,16 +33,16 @@ def main() -> int:
 
 
 def _train(task: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Rows of evaluation by the images that speak."""
+    """Rows of evaluation by the views that represent an image."""
     from bdf_jax.evaluation.workdir import evaluate_workdir
     from bdf_jax.training.loop import run
 
     config = from_dict(task["config"])
-    rows: dict[str, list[dict[str, Any]]] = {config.evaluation.use: run(config, task["workdir"])}
+    rows: dict[str, list[dict[str, Any]]] = {config.retrieve.use: run(config, task["workdir"])}
     for use in task["uses"]:
         if use not in rows:
-            settings = dataclasses.replace(config.evaluation, use=use, baselines=False)
-            rows[use] = evaluate_workdir(task["workdir"], config=settings)
+            changed = vary(config, {"retrieve.use": use, "evaluation.baselines": False})
+            rows[use] = evaluate_workdir(task["workdir"], config=changed)
     return rows
 
 

@@ -1,21 +1,22 @@
-"""The train step: one pure function from a state and a batch to the next state and its metrics."""
+"""The train step: one pure function from a state and a batch to the next state and its metrics. It knows no method."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from bdf_jax import losses
 from bdf_jax.augment import augment, step_key
 from bdf_jax.config import Config
-from bdf_jax.losses import MODALITIES
-from bdf_jax.models import Network, modalities_of
+from bdf_jax.losses.terms import Scope
+from bdf_jax.models.network import Network, criticise
+from bdf_jax.training.stages import Phase, divided
 from bdf_jax.training.state import TrainState
+from bdf_jax.views import BASES, base_of
 
 Metrics = dict[str, jax.Array]
 Tree = dict[str, Any]
@@ -27,12 +28,13 @@ def train_step(
     labels_N: jax.Array,
     *,
     network: Network,
-    optimiser: optax.GradientTransformation,
+    optimisers: Mapping[str, optax.GradientTransformation],
     config: Config,
+    phase: Phase,
     gather: Callable[[jax.Array], jax.Array],
     axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """augment -> derive -> one forward of four modalities -> edges -> gradients -> next state.
+    """augment -> views -> one forward pass -> terms -> gradients by group -> next state.
 
     Identity and shot are merged into N = P K pairs, the axis that is shared out over devices. Mining is that of the
     global batch: only features are gathered, never images. So are batch statistics, unless `training.slices` > 1: then
@@ -44,46 +46,75 @@ def train_step(
         this device's share.
       labels_N: (N,) int32, class of each pair.
       network: whose `axis_name` is the one below.
-      optimiser: see `make_optimiser`.
+      optimisers: of each group, see `make_optimisers`.
       config: the whole configuration.
+      phase: which losses are computed, and which group learns from which.
       gather: makes an array whose first axis is shared out whole on every device, and passes gradients back.
       axis_name: of the devices under pmap; None under jit, where arrays are global already.
 
     Returns:
-      The state after the step and a dictionary of () float32 metrics: `loss`, its parts, every term of them,
-      the accuracy of each modality, each generator's active fraction and the deviation of its output relative to
-      that of its base, the norm of the gradient.
+      The state after the step and a dictionary of () float32 metrics: `loss`, each loss by its name and every term of
+      it, the accuracy of each view, the active fraction of each learned view and the deviation of its pixels relative
+      to that of its base's, the norm of the gradient.
     """
     first_pair = 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(labels_N)
     mean = (lambda tree: tree) if axis_name is None else (lambda tree: jax.lax.pmean(tree, axis_name))
     key = step_key(config.training.seed, state.step)
     images_NBHWC = augment(images_NBHWC, key, config.augment, first_pair=first_pair)
+    trained = {name for _, names in phase.pulls for name in names}
 
-    def loss(params: Any) -> tuple[jax.Array, tuple[Any, Metrics]]:
+    def objective(params: Any) -> tuple[Metrics, tuple[Any, Metrics]]:
         variables = {"params": params, "batch_stats": state.batch_stats}
         forward = functools.partial(_forward, network, variables)
         outputs, averages = _in_slices(forward, images_NBHWC, config.training.slices)
-        # Weights are constants of the compiled step, so a term that is switched off costs nothing and cannot be NaN.
-        total, metrics = _losses(outputs, labels_N, config, gather)
-        metrics |= _observations(outputs, averages["active"], labels_N, modalities_of(config.model), gather)
-        return total, (averages["batch_stats"], metrics)
+        scope = Scope(
+            {"views": network.inputs, **outputs},
+            labels_N,
+            shape=(config.data.identities, config.data.images),
+            bases=tuple(base_of(name, config.views) for name in network.inputs),
+            gather=gather,
+            critic=functools.partial(criticise, network, params),
+        )
+        values, metrics = _losses(scope, config, phase)
+        metrics |= _observations(outputs, averages["active"], labels_N, network, gather)
+        # Weights are constants of the compiled step, so a loss that is switched off costs nothing and cannot be NaN.
+        weighted = {name: config.losses[name].weight * value for name, value in values.items() if name in trained}
+        return weighted, (averages["batch_stats"], metrics)
 
-    gradients, (batch_stats, metrics) = jax.grad(loss, has_aux=True)(state.params)
-    gradients, metrics = mean(gradients), mean(metrics)
+    weighted, pull, (batch_stats, metrics) = jax.vjp(objective, state.params, has_aux=True)
+    metrics = {"loss": sum(weighted.values(), jnp.zeros(()))} | metrics
+    gradients = mean(_by_group(pull, weighted, state.params, config, phase))
+    metrics = mean(metrics)
     metrics["gradient_norm"] = optax.tree.norm(gradients)
-    updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params, opt_state = dict(state.params), dict(state.opt_state)
+    for group, gradient in gradients.items():  # what is in no group of this phase stays, bit for bit
+        own = {name: state.params[name] for name in gradient}
+        updates, opt_state[group] = optimisers[group].update(gradient, state.opt_state[group], own)
+        params |= optax.apply_updates(own, updates)
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+
+def _by_group(pull: Any, weighted: Metrics, params: Any, config: Config, phase: Phase) -> dict[str, Tree]:
+    """Each learning group's gradient of the sum of its losses; groups with the same losses share a backward pass."""
+    parts = divided(params, config)
+    passes: dict[tuple[str, ...], Any] = {}
+    found = {}
+    for group, names in phase.pulls:
+        if names not in passes:
+            (passes[names],) = pull({name: jnp.float32(name in names) for name in weighted})
+        found[group] = {name: passes[names][name] for name in parts[group]}
+    return found
 
 
 def _forward(network: Network, variables: Any, images_NBHWC: jax.Array) -> tuple[Tree, Tree]:
     """What the losses and the observers need: arrays with one row a pair, and averages over the batch."""
-    outputs, updates = network.apply(variables, images_NBHWC, train=True, mutable=["batch_stats"])
-    pixels = {MODALITIES[base]: images_NBHWC[:, base] for base in outputs["derivatives"]}
-    pixels |= {MODALITIES[2 + base]: derivative for base, derivative in outputs["derivatives"].items()}
-    moments = {name: jnp.stack([x.mean((1, 2, 3)), jnp.square(x).mean((1, 2, 3))], 1) for name, x in pixels.items()}
-    rows = {"features": outputs["features"], "logits": outputs["logits"], "moments": moments}
-    return rows, {"batch_stats": updates["batch_stats"], "active": outputs["active"]}
+    images = {name: images_NBHWC[:, base] for base, name in enumerate(BASES)}
+    outputs, updates = network.apply(variables, images, train=True, mutable=["batch_stats"])
+    observed = dict.fromkeys(name for view in outputs["active"] for name in (_base(view, network), view))
+    moments = {name: outputs["pixels"][name] for name in observed}
+    moments = {name: jnp.stack([x.mean((1, 2, 3)), jnp.square(x).mean((1, 2, 3))], 1) for name, x in moments.items()}
+    rows = {name: outputs[name] for name in ("pooled", "embedding", "logits")}
+    return rows | {"moments": moments}, {"batch_stats": updates["batch_stats"], "active": outputs["active"]}
 
 
 def _in_slices(
@@ -109,59 +140,42 @@ def _in_slices(
     return merged, jax.tree.map(lambda x: x.mean(0), averages)
 
 
-def _losses(
-    outputs: Tree, labels_N: jax.Array, config: Config, gather: Callable[[jax.Array], jax.Array]
-) -> tuple[jax.Array, Metrics]:
-    """The total loss and every part and term of it by name."""
-    settings, modalities = config.loss, modalities_of(config.model)
-    names = [MODALITIES[m] for m in modalities]
-    features_NMD = gather(outputs["features"])
-    features_PKMD = features_NMD.reshape(config.data.identities, config.data.images, *features_NMD.shape[1:])
-
-    # Cross-entropy looks at one image at a time, so each device keeps its own logits: every pair is its own "identity".
-    did = losses.did_terms(
-        outputs["logits"][:, None], labels_N, modes=range(len(modalities)), label_smoothing=settings.label_smoothing
-    )
-    mml_edges = [(i, i) for i, m in enumerate(modalities) if settings.mml_modes == "all" or m < 2]
-    # A pair set is restricted to the modalities that exist: `bridge` with D_v alone is V-I and D_v-I.
-    mdl_edges = [
-        (modalities.index(m), modalities.index(n))
-        for m, n in losses.mdl_edges(settings.mdl_pairs)
-        if m in modalities and n in modalities
-    ]
-    mml = losses.ranking_terms(features_PKMD, mml_edges, level="sample", margin=settings.mml_margin)
-    mdl = losses.ranking_terms(features_PKMD, mdl_edges, level=settings.mdl_level, margin=settings.mdl_margin)
-
-    reduce = jnp.sum if settings.reduce == "sum" else jnp.mean
-    parts = {"did": reduce(did), "mml": reduce(mml), "mdl": reduce(mdl)}
-    weights = {"did": settings.did_weight, "mml": settings.mml_weight, "mdl": settings.mdl_weight}
-    total = jnp.zeros(())
-    for part, weight in weights.items():
-        if weight:
-            total += weight * parts[part]
-    terms = {f"did/{name}": term for name, term in zip(names, did, strict=True)}
-    terms |= {f"mml/{names[m]}": term for (m, _), term in zip(mml_edges, mml, strict=True)}
-    terms |= {f"mdl/{names[m]}>{names[n]}": term for (m, n), term in zip(mdl_edges, mdl, strict=True)}
-    return total, {"loss": total} | parts | terms
+def _losses(scope: Scope, config: Config, phase: Phase) -> tuple[Metrics, Metrics]:
+    """The value of every loss of the phase by name; and the same with every term, for the log."""
+    values: Metrics = {}
+    metrics: Metrics = {}
+    for name in phase.losses:
+        loss = config.losses[name]
+        terms = loss(scope)
+        stacked = jnp.stack(list(terms.values()))
+        values[name] = stacked.sum() if loss.reduce == "sum" else stacked.mean()
+        metrics[name] = values[name]
+        metrics |= {f"{name}/{term}": value for term, value in terms.items() if term}
+    return values, metrics
 
 
 def _observations(
     outputs: Tree,
-    active: dict[int, jax.Array],
+    active: Mapping[str, jax.Array],
     labels_N: jax.Array,
-    modalities: tuple[int, ...],
+    network: Network,
     gather: Callable[[jax.Array], jax.Array],
 ) -> Metrics:
-    """What is watched but not optimised: accuracies, and whether a generator still says anything."""
-    correct_NM = outputs["logits"].argmax(-1) == labels_N[:, None]
-    observed = {f"accuracy/{MODALITIES[m]}": correct_NM[:, i].mean() for i, m in enumerate(modalities)}
+    """What is watched but not optimised: accuracies, and whether a learned view still says anything."""
+    observed: Metrics = {}
+    for logits_NMSC in list(outputs["logits"].values())[:1]:  # of the first head, all stripes together
+        correct_NM = logits_NMSC.sum(2).argmax(-1) == labels_N[:, None]
+        observed |= {f"accuracy/{name}": correct_NM[:, i].mean() for i, name in enumerate(network.inputs)}
     spread = {name: _deviation(gather(moments)) for name, moments in outputs["moments"].items()}
-    for base, fraction in active.items():
-        name = MODALITIES[2 + base]
+    for name, fraction in active.items():
         observed[f"active/{name}"] = fraction
         # A healthy active fraction does not show a collapse to one tone; the spread of the pixels does.
-        observed[f"deviation/{name}"] = spread[name] / spread[MODALITIES[base]]
+        observed[f"deviation/{name}"] = spread[name] / spread[_base(name, network)]
     return {name: value.astype(jnp.float32) for name, value in observed.items()}
+
+
+def _base(view: str, network: Network) -> str:
+    return BASES[base_of(view, network.views)]
 
 
 def _deviation(moments_N2: jax.Array) -> jax.Array:

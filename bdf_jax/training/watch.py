@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -36,6 +36,7 @@ class Watch:
         configuration to the next, and so is not in the file: images per second, and the share of time that the
         device waits for data.
       images_per_step: base images in a batch.
+      losses: whose values stand in the line of a step.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class Watch:
         progress: bool = True,
         events: Events | None = None,
         images_per_step: int = 0,
+        losses: Sequence[str] = (),
     ):
         self._file, self._log_every, self._total, self._rate = file, log_every, total, rate
+        self._losses = losses
         self._events, self._speed = events or Events({}), _Speed(images_per_step)
         self._bar = bar(total=total, initial=start, unit="step", disable=not progress)
         self._line_every = max(1, total // LINES)
@@ -91,7 +94,7 @@ class Watch:
                 self._events.scalars(step, metrics)
                 last = step
             if step % self._line_every == 0 or step in (1, self._total):
-                self.say(_line(step, self._total, metrics))
+                self.say(_line(step, self._total, metrics, self._losses))
         if last and (rates := self._speed.measure()):
             self._events.scalars(last, rates)
 
@@ -162,11 +165,11 @@ class _Speed:
         return {"rate/images_per_second": steps * self._images / seconds, "rate/waiting_for_data": waited / seconds}
 
 
-def _line(step: int, total: int, metrics: dict[str, float]) -> str:
+def _line(step: int, total: int, metrics: dict[str, float], names: Sequence[str]) -> str:
     accuracies = [value for name, value in metrics.items() if name.startswith("accuracy/")]
-    accuracy = 100 * sum(accuracies) / len(accuracies)
-    losses = "  ".join(f"{name} {metrics[name]:7.3f}" for name in ("loss", "did", "mml", "mdl"))
-    return f"step {step:>{len(str(total))}}/{total}  {losses}  accuracy {accuracy:3.0f} %"
+    accuracy = f"  accuracy {100 * sum(accuracies) / len(accuracies):3.0f} %" if accuracies else ""
+    losses = "  ".join(f"{name} {metrics[name]:7.3f}" for name in ("loss", *names) if name in metrics)
+    return f"step {step:>{len(str(total))}}/{total}  {losses}{accuracy}"
 
 
 def _check_finite(step: int, metrics: dict[str, float]) -> None:

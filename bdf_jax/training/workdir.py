@@ -28,12 +28,13 @@ FREE = (
     "data.workers",
     "data.prefetch",
     "data.decoded_cache",
-    "model.remat",
+    "network.remat",
     "training.compiler",
     "training.tensorboard",
     "training.wandb",
     "training.log_every",
     "training.checkpoint_every",
+    "retrieve",
     "evaluation",
 )
 

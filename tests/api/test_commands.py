@@ -32,7 +32,7 @@ def test_embed_writes_what_the_model_embeds(model, run, people, tmp_path, capsys
         assert found["names"].tolist() == [os.path.relpath(path, people) for path in model.paths(people)]
         assert found["ids"].tolist() == [os.path.basename(os.path.dirname(path)) for path in model.paths(people)]
         assert found["modality"].tolist() == [1] * 10
-        assert (str(found["similarity"]), str(found["use"]), str(found["feature"])) == ("cosine", "base", "post_bn")
+        assert (str(found["similarity"]), str(found["use"]), str(found["feature"])) == ("cosine", "base", "embedding")
         assert not {"pids", "cams"} & set(found)  # nobody said
     assert os.listdir(out.parent) == ["features.npz"]
 
@@ -49,7 +49,7 @@ def test_what_the_names_tell_makes_the_file_one_for_evaluate(model, run, people,
     assert file.index.names.tolist()[0] == "cam1/0007/0001.jpg"
     assert file.index.pids.tolist() == [7, 9, 11, 8, 10]
     assert file.index.cams.tolist() == [1, 1, 1, 2, 2]
-    assert (file.similarity, file.flags) == ("cosine", {"feature": "post_bn", "use": "concat", "flip_tta": True})
+    assert (file.similarity, file.flags) == ("cosine", {"feature": "embedding", "use": "concat", "flip_tta": True})
 
 
 def test_a_white_level_may_be_typed_and_its_absence_is_told(run, tmp_path, capsys):

@@ -149,7 +149,7 @@ def test_opening_does_not_read_the_features(model, tmp_path):
 
 def test_a_gallery_of_another_model_or_setting_is_refused(saved, run, tmp_path):
     other = bdf_jax.load(save_run(tmp_path / "other", CONFIG, seed=1))
-    for model in (other, bdf_jax.load(run, feature="pre_bn")):
+    for model in (other, bdf_jax.load(run, feature="pooled")):
         with pytest.raises(BdfError, match=r"people\.npz: this gallery was embedded by another model, of step 7 in"):
             model.open_gallery(saved)
     assert len(bdf_jax.load(run, batch_size=1).open_gallery(saved)) == 10

@@ -94,22 +94,22 @@ def test_what_is_no_checkpoint_is_refused(run, tmp_path):
     ):
         with pytest.raises(BdfError, match=problem):
             bdf_jax.load(path, step)
-    with pytest.raises(BdfError, match=r"evaluation\.use"):
+    with pytest.raises(BdfError, match=r"retrieve\.use"):
         bdf_jax.load(run, use="everything")
 
 
-@pytest.mark.parametrize("changes", [{}, {"use": "concat", "feature": "pre_bn"}, {"use": "sum4", "flip_tta": True}])
+@pytest.mark.parametrize("changes", [{}, {"use": "concat", "feature": "pooled"}, {"use": "sum4", "flip_tta": True}])
 def test_embeddings_are_those_of_evaluation(run, tmp_path_factory, changes):
     """Both over every test image of a data set, file by file, in both modalities."""
     data = tmp_path_factory.mktemp("data")
     world = WorldConfig(train_ids=4, test_ids=3, images=1, size=(40, 20))
-    config = vary(CONFIG, {"data.dir": str(data), **{f"evaluation.{k}": v for k, v in changes.items()}})
+    config = vary(CONFIG, {"data.dir": str(data), **{f"retrieve.{k}": v for k, v in changes.items()}})
     config = vary(config, {f"data.world.{k}": v for k, v in vars(world).items()})
     dataset = open_dataset(config.data, progress=False)
     model = bdf_jax.load(run, **changes)
-    network = Network(config.model, 4)
+    network = Network.of(config, 4)
     expected = embed_split(
-        network, model.variables, dataset.test, image_size=SIZE, settings=config.evaluation, progress=False
+        network, model.variables, dataset.test, image_size=SIZE, settings=config.retrieve, batch_size=8, progress=False
     )
     index = dataset.test.index
     for number, modality in enumerate(("visible", "infrared")):
@@ -231,17 +231,18 @@ def test_derivatives_are_those_of_the_network_as_pixels(model, people):
         assert isinstance(found, np.ndarray)
         np.testing.assert_array_equal(found.bases, images)
         normalised = (images / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-        network = Network(model.config.model, 4)
-        outputs = network.apply(jax.device_get(model.variables), normalised[:, None], train=False, bases=(number,))
-        levels = (np.asarray(outputs["derivatives"][number]) * [0.229, 0.224, 0.225] + [0.485, 0.456, 0.406]) * 255
+        network = Network.of(model.config, 4)
+        view, images_of = ("Dv", "Di")[number], {"VI"[number]: normalised}
+        outputs = network.apply(jax.device_get(model.variables), images_of, train=False, views=(view,))
+        levels = (np.asarray(outputs["pixels"][view]) * [0.229, 0.224, 0.225] + [0.485, 0.456, 0.406]) * 255
         np.testing.assert_allclose(found, np.clip(levels, 0, 255), atol=0.51)
 
 
 def test_a_network_without_generators_makes_no_derivatives(tmp_path, people):
-    config = vary(CONFIG, {"model.generator.derivatives": "visible"})
+    config = vary(CONFIG, {"views.Di": None, "losses.mml.edges": "V>V I>I", "losses.mdl.edges": "V<>I Dv<>I"})
     model = bdf_jax.load(save_run(tmp_path, config))
     assert len(model.derive(people, "visible", progress=False)) == 10
-    with pytest.raises(BdfError, match="makes no derivative of infrared images"):
+    with pytest.raises(BdfError, match="makes no other view of infrared images; its views of them are I"):
         model.derive(people, "infrared")
 
 
@@ -314,5 +315,5 @@ def test_memory_does_not_grow_with_the_folder(model, tmp_path):
 
 def test_a_model_shows_what_it_is(model):
     for shown in (repr(model), model._repr_html_()):
-        for fact in ("step", "tiny", "32 x 16 pixels", "post_bn", "1 cpu"):
+        for fact in ("step", "tiny", "32 x 16 pixels", "embedding", "1 cpu"):
             assert fact in shown

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 from safetensors.numpy import load_file
 
 from bdf_jax.__main__ import main
 from bdf_jax.checkpoints import Checkpoints, Metadata, load_variables
-from bdf_jax.config import Config, DataConfig, ModelConfig, vary
+from bdf_jax.config import DataConfig, vary
 from bdf_jax.evaluation.features import make_embed
 from bdf_jax.export import WHAT
 from bdf_jax.models import Network
@@ -30,20 +31,20 @@ def trained(tmp_path_factory):
     def make(name, **changes):
         workdir = tmp_path_factory.mktemp("trained") / name
         data = DataConfig(image_size=SIZE, root="/somebody/s/folder")
-        config = vary(Config(data=data, model=ModelConfig(arch="tiny")), changes)
-        images = np.zeros((1, 2, *SIZE, 3), np.float32)
-        shapes = jax.eval_shape(lambda: Network(config.model, 5).init(jax.random.key(0), images, train=True))
+        config = vary(small.tiny_method(data=data), changes)
+        images = dict.fromkeys("VI", np.zeros((1, *SIZE, 3), np.float32))
+        shapes = jax.eval_shape(lambda: Network.of(config, 5).init(jax.random.key(0), images, train=True))
         rng = np.random.default_rng(0)
         filled = jax.tree.map(lambda leaf: jnp.asarray(0.05 + 0.1 * rng.random(leaf.shape), jnp.float32), shapes)
         # Kernels of mixed sign, so that features of different images differ.
         params = jax.tree.map(lambda leaf: leaf - 0.1 * (leaf.ndim > 1), filled["params"])
-        state = TrainState(jnp.int32(7), params, filled["batch_stats"], ())
+        state = TrainState(jnp.int32(7), params, filled["batch_stats"], {})
         checkpoints = Checkpoints(workdir)
         checkpoints.save(7, state, Metadata(config, "f" * 64, 5))
         checkpoints.close()
         return workdir
 
-    return {"shared": make("shared"), "apart": make("apart", **{"model.split_at": 1, "model.bn": "per_modality"})}
+    return {"shared": make("shared"), "apart": make("apart", **{"network.split_at": 1, "network.bn": "per_view"})}
 
 
 def export(capsys, workdir, out, *flags):
@@ -66,8 +67,8 @@ def in_a_fresh_process(script, *arguments):
 
 def expected(workdir, images, modality, **settings):
     metadata, variables, _ = load_variables(workdir)
-    config = vary(metadata.config, {f"evaluation.{name}": value for name, value in settings.items()})
-    embed = make_embed(Network(config.model, metadata.num_classes), config.evaluation)
+    config = vary(metadata.config, {f"retrieve.{name}": value for name, value in settings.items()})
+    embed = make_embed(Network.of(config, metadata.num_classes), config.retrieve)
     return np.asarray(embed(variables, images, modality))
 
 
@@ -123,7 +124,7 @@ def test_the_manifest_says_what_goes_in_and_what_comes_out_and_nothing_of_this_m
     assert manifest["input"]["dtype"] == "uint8"
     assert manifest["input"]["normalisation"]["mean"] == [0.485, 0.456, 0.406]
     assert manifest["similarity"]["name"] == "dot"
-    assert manifest["flags"] == {"feature": "post_bn", "use": "sum4", "flip_tta": True}
+    assert manifest["flags"] == {"feature": "embedding", "use": "sum4", "flip_tta": True}
     assert manifest["trained"]["fingerprint"] == "f" * 64
     assert manifest["trained"]["step"] == 7
     assert "/somebody" not in text

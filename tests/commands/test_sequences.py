@@ -14,7 +14,7 @@ import pytest
 
 from bdf_jax.__main__ import main
 from bdf_jax.checkpoints import load_metadata
-from bdf_jax.commands.overrides import read_config_file
+from bdf_jax.commands.configuration import read_config
 from bdf_jax.config import from_dict
 from bdf_jax.errors import BdfError
 from bdf_jax.training.sequence import markdown, spread
@@ -24,16 +24,20 @@ ROOT = Path(__file__).parents[2]
 METRICS = ("R1", "R5", "R10", "R20", "mAP", "mINP")
 CONFIG = """
 from bdf_jax.config import *
+from bdf_jax.method import experiment
+from bdf_jax.models.trunk import Tiny
 
 def get_config(rate="1e-3"):
-    return editable(Config(
-        data=DataConfig(dataset="regdb", image_size=(32, 16), identities=4, images=2,
-                        world=WorldConfig(train_ids=6, test_ids=4, images=2, size=(32, 16))),
-        model=ModelConfig(arch="tiny", generator=GeneratorConfig({generator})),
-        optimiser=OptimiserConfig(learning_rate=float(rate), warmup_epochs=0.0),
+    return experiment(
+        "{method}", "regdb",
+        data=DataConfig(dataset="regdb", world=WorldConfig(train_ids=6, test_ids=4, images=2, size=(32, 16))),
         training=TrainingConfig(steps=40, log_every=1, checkpoint_every=1000, tensorboard=False),
         evaluation=EvaluationConfig(batch_size=16),
-    ))
+        replaces={
+            "network.trunk": Tiny(), "data.image_size": (32, 16), "data.identities": 4, "data.images": 2,
+            "optimiser.learning_rate": float(rate), "optimiser.warmup_epochs": 0.0,
+        },
+    )
 """
 
 
@@ -41,8 +45,8 @@ def get_config(rate="1e-3"):
 def configs(tmp_path_factory):
     """Configuration files, and the flag that says where the world is."""
     home = tmp_path_factory.mktemp("sequences")
-    (home / "both.py").write_text(CONFIG.replace("{generator}", ""))
-    (home / "none.py").write_text(CONFIG.replace("{generator}", 'derivatives="none"'))
+    (home / "both.py").write_text(CONFIG.replace("{method}", "base_derivative"))
+    (home / "none.py").write_text(CONFIG.replace("{method}", "ablation_a"))
     (home / "broken.py").write_text("def get_config():\n    raise RuntimeError('half-edited')\n")
     return home, f"--config.data.dir={home / 'data'}"
 
@@ -161,8 +165,12 @@ def test_an_ablation_survives_ctrl_c_and_a_run_that_fails(configs, tmp_path, cap
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--config.loss.mdl_weigth=3"], "configuration has no field 'loss.mdl_weigth'; nearest: loss.mdl_weight"),
-        (["--config.model.arch=resnet5"], "did you mean 'resnet50'?"),
+        (["--config.losses.mdl.weigth=3"], "no field 'losses.mdl.weigth'; nearest: losses.mdl.weight"),
+        (["--config.loss.mdl_weight=3"], "no field 'loss.mdl_weight' any more; it is losses.mdl.weight now"),
+        (
+            ["--config.network.trunk.kind=ResNt"],
+            "ResNet, Tiny, MobileNetV2, found 'ResNt'; nearest: ResNet",
+        ),
         (["--config.training.steps=many"], "training.steps"),
         (["--config.training.steps"], "expected --config.SECTION.FIELD=VALUE"),
     ],
@@ -207,25 +215,26 @@ def test_what_makes_no_sense_is_refused_before_anything_starts(configs, tmp_path
 
 def test_a_folder_of_another_run_is_refused_before_anything_starts(configs, tmp_path, capsys):
     home, data = configs
-    config = read_config_file(str(home / "both.py"), ["--config.data.trial=2", "--config.loss.mdl_weight=0.7"])
+    config = read_config(str(home / "both.py"), ["--config.data.trial=2", "--config.losses.mdl.weight=0.7"])
     with claimed(tmp_path / "trial-2", config):
         pass
     assert main(["trials", f"--config={home / 'both.py'}", f"--workdir={tmp_path}", data]) == 1
-    assert "loss.mdl_weight: 0.7 there, 0.1 now" in capsys.readouterr().err
+    assert "losses.mdl.weight: 0.7 there, 0.1 now" in capsys.readouterr().err
     assert not steps(tmp_path / "trial-1")
 
 
 def test_the_projects_own_configurations_can_be_read_from_anywhere(tmp_path):
     script = (
-        "from bdf_jax.commands.overrides import read_config_file\n"
-        f"config = read_config_file('{ROOT}/configs/ablation_a.py:demo', ['--config.data.image_size=(32,16)'])\n"
-        "print(config.loss.mdl_pairs, config.data.image_size)\n"
+        "from bdf_jax.commands.configuration import read_config\n"
+        f"config = read_config('{ROOT}/configs/demo.py:ablation_a', ['--config.data.image_size=(32,16)'])\n"
+        "assert config == read_config('demo:ablation_a', ['--config.data.image_size=32,16'])\n"
+        "print(config.losses.mdl.edges, config.data.image_size)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"},
     )  # fmt: skip
-    assert done.stdout.strip() == "bi (32, 16)"
+    assert done.stdout.strip() == "V<>I (32, 16)"
 
 
 def test_tables_are_markdown():

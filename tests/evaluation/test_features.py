@@ -1,5 +1,6 @@
 """Embedding a split: every image once, the same vectors whatever the batch, the devices or the order."""
 
+import functools
 import json
 import os
 import subprocess
@@ -9,18 +10,18 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import small
 
-from bdf_jax.augment import normalise
-from bdf_jax.config import Config as FullConfig
-from bdf_jax.config import DataConfig, EvaluationConfig, ModelConfig, WorldConfig, to_dict, vary
+from bdf_jax.config import DataConfig, RetrieveConfig, WorldConfig, to_dict
 from bdf_jax.data.dataset import open_dataset
 from bdf_jax.data.images import read_pixels
 from bdf_jax.evaluation.features import depends_on_modality, embed_split, make_embed
-from bdf_jax.models import Network, initial_variables
+from bdf_jax.models import initial_variables
+from bdf_jax.pixels import normalise
 
 ROOT = Path(__file__).parents[2]
 SIZE = (32, 16)
-MODEL = ModelConfig(arch="tiny", split_at=1)
+NETWORK = small.base_derivative(small.part(split_at=1), 4)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def split(data):
 
 @pytest.fixture(scope="module")
 def variables():
-    made = initial_variables(Network(MODEL, 4), 0, SIZE)
+    made = initial_variables(NETWORK, 0, SIZE)
     # Statistics as after some training: without them the derivative would be the base up to a factor.
     noisy = jax.tree.map(
         lambda a: a + 0.1 * np.random.default_rng(1).random(a.shape).astype(np.float32), made["batch_stats"]
@@ -45,35 +46,41 @@ def variables():
 
 
 def embed(variables, split, **changes):
-    settings = EvaluationConfig(**{"batch_size": 16, **changes})
-    return embed_split(Network(MODEL, 4), variables, split, image_size=SIZE, settings=settings, progress=False)
+    batch_size = changes.pop("batch_size", 16)
+    settings = RetrieveConfig(**changes)
+    return embed_split(
+        NETWORK, variables, split, image_size=SIZE, settings=settings, batch_size=batch_size, progress=False
+    )
 
 
 def one_by_one(variables, split, output, flip=False):
     """Normalised base and derivative vectors of each image alone, by the network without any of the code tested."""
-    network, vectors = Network(MODEL, 4), []
-    apply = jax.jit(
-        lambda x, base: network.apply(variables, x, train=False, bases=(base,))[output][0], static_argnums=1
-    )
+    vectors = []
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def apply(x, base):
+        views = (("V", "Dv"), ("I", "Di"))[base]
+        return NETWORK.apply(variables, {views[0]: x}, train=False, views=views)[output][0, :, 0]
+
     for row in range(len(split)):
-        image = normalise(read_pixels(split.encoded(row), "", SIZE).copy())[None, None]
+        image = normalise(read_pixels(split.encoded(row), "", SIZE).copy())[None]
         base = int(split.index.modalities[row])
         both = np.asarray(apply(image, base))
         if flip:
-            both = (both + np.asarray(apply(image[:, :, :, ::-1], base))) / 2
+            both = (both + np.asarray(apply(image[:, :, ::-1], base))) / 2
         vectors.append(both / np.linalg.norm(both, axis=-1, keepdims=True))
     return np.stack(vectors)
 
 
-@pytest.mark.parametrize("feature", ["post_bn", "pre_bn"])
+@pytest.mark.parametrize("feature", ["embedding", "pooled"])
 def test_a_row_is_the_normalised_feature_of_its_image(variables, split, feature):
     found = embed(variables, split, feature=feature)
-    expected = one_by_one(variables, split, {"post_bn": "embeddings", "pre_bn": "features"}[feature])[:, 0]
+    expected = one_by_one(variables, split, feature)[:, 0]
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_what_use_means(variables, split):
-    both = one_by_one(variables, split, "embeddings")
+    both = one_by_one(variables, split, "embedding")
     base, derivative = both[:, 0], both[:, 1]
     np.testing.assert_allclose(embed(variables, split, use="derivative"), derivative, atol=1e-5)
     concat = embed(variables, split, use="concat")
@@ -84,7 +91,7 @@ def test_what_use_means(variables, split):
 
 
 def test_flip_tta_is_the_mean_of_both_mirror_images(variables, split):
-    expected = one_by_one(variables, split, "embeddings", flip=True)[:, 0]
+    expected = one_by_one(variables, split, "embedding", flip=True)[:, 0]
     np.testing.assert_allclose(embed(variables, split, flip_tta=True), expected, atol=1e-5)
 
 
@@ -94,11 +101,11 @@ def test_the_size_of_the_batch_does_not_matter(variables, split, batch_size):
 
 
 def test_both_modalities_share_a_program_where_the_network_treats_them_alike(variables):
-    shared = ModelConfig(arch="tiny")
-    assert not depends_on_modality(shared, EvaluationConfig())
-    assert depends_on_modality(shared, EvaluationConfig(use="sum4"))
-    assert depends_on_modality(MODEL, EvaluationConfig())
-    step = make_embed(Network(MODEL, 4), EvaluationConfig())
+    shared = small.base_derivative(small.part(), 4)
+    assert not depends_on_modality(shared, RetrieveConfig())
+    assert depends_on_modality(shared, RetrieveConfig(use="sum4"))
+    assert depends_on_modality(NETWORK, RetrieveConfig())
+    step = make_embed(NETWORK, RetrieveConfig())
     for _ in range(3):
         step(variables, np.zeros((4, *SIZE, 3), np.uint8), 0)
     assert step._cache_size() == 1
@@ -115,11 +122,11 @@ def test_eight_devices_give_the_features_of_one(variables, split, data, tmp_path
         "config = from_dict(json.loads(sys.argv[1]))\n"
         "stored = np.load(sys.argv[2], allow_pickle=True)['variables'].item()\n"
         "split = open_dataset(config.data, progress=False).test\n"
-        "features = embed_split(Network(config.model, 4), stored, split, image_size=config.data.image_size,\n"
-        "                       settings=config.evaluation, progress=False)\n"
+        "features = embed_split(Network.of(config, 4), stored, split, image_size=config.data.image_size,\n"
+        "                       settings=config.retrieve, batch_size=13, progress=False)\n"
         "np.save(sys.argv[3], features)\n"
     )
-    config = vary(FullConfig(data=data, model=MODEL), {"evaluation.batch_size": 13})
+    config = small.tiny_method(data=data, replaces={"network.split_at": 1})
     np.savez(tmp_path / "v.npz", variables=np.array(jax.tree.map(np.asarray, variables), dtype=object))
     command = [json.dumps(to_dict(config)), str(tmp_path / "v.npz"), str(tmp_path / "f.npy")]
     done = subprocess.run(

@@ -15,11 +15,11 @@ import jax
 import numpy as np
 import protocol_definitions as definitions
 import pytest
+import small
 from PIL import Image
 
-from bdf_jax.augment import normalise
 from bdf_jax.checkpoints import Checkpoints, Metadata
-from bdf_jax.config import Config, DataConfig, ModelConfig, WorldConfig
+from bdf_jax.config import DataConfig, WorldConfig
 from bdf_jax.data.dataset import open_dataset
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation import feature_rows, harness, save_features
@@ -27,6 +27,7 @@ from bdf_jax.evaluation.protocols import protocols_for
 from bdf_jax.evaluation.report import PAGE, check_folder, measures, pictures
 from bdf_jax.evaluation.report.sources import report_features
 from bdf_jax.models import Network, initial_variables
+from bdf_jax.pixels import normalise
 
 ROOT = Path(__file__).parents[2]
 SYSU = definitions.small_sysu(seed=1, ids=12)
@@ -151,11 +152,9 @@ def workdir(tmp_path_factory):
     """A run that was never trained, on a few people: what its checkpoint would be at step 0."""
     home = tmp_path_factory.mktemp("run")
     world = WorldConfig(train_ids=2, test_ids=9, images=2, size=(48, 24))
-    config = Config(
-        data=DataConfig(dir=str(home / "data"), image_size=(32, 16), world=world), model=ModelConfig(arch="tiny")
-    )
+    config = small.tiny_method(data=DataConfig(dir=str(home / "data"), world=world))
     dataset = open_dataset(config.data, progress=False)
-    network = Network(config.model, 2)
+    network = Network.of(config, 2)
     variables = jax.device_get(dict(initial_variables(network, 0, config.data.image_size)))
     checkpoints = Checkpoints(home / "work")
     checkpoints.save(7, variables, Metadata(config, dataset.fingerprint, 2))
@@ -207,9 +206,15 @@ def test_the_page_says_what_was_evaluated_and_how(report):
     for row in rows:
         for metric in ("R1", "R5", "R10", "R20", "mAP", "mINP"):
             assert f'<td class="n">{row[metric]:.2f}' in text
-    flags = "feature post_bn · use base · flip_tta no · similarity cosine · rerank no · step 7"
+    flags = "feature embedding · use base · flip_tta no · similarity cosine · rerank no · step 7"
     assert text.count(flags) == 2
-    for said in ("step 7", "synthetic world", "of 9 identities", "derivatives pixelwise, both", "50,000"):
+    for said in (
+        "step 7",
+        "synthetic world",
+        "of 9 identities",
+        "views Dv of V by Pixelwise, Di of I by Pixelwise",
+        "50,000",
+    ):
         assert said in text
     assert str(out) not in text
     assert not re.search(r"\b20\d\d-\d\d-\d\d\b", text)  # no dates

@@ -15,7 +15,7 @@ from bdf_jax.evaluation.protocols import protocols_for
 @pytest.fixture(scope="module")
 def rows():
     index = definitions.small_regdb()
-    flags = {"feature": "post_bn", "use": "base", "flip_tta": False}
+    flags = {"feature": "embedding", "use": "base", "flip_tta": False}
     features_ND = definitions.coarse_features(index, seed=0)
     return harness.evaluate(features_ND, index, protocols_for("regdb", index), model="trained", flags=flags)
 
@@ -30,7 +30,7 @@ def test_every_number_and_every_flag_is_printed_whatever_the_width(rows, width):
         (line,) = (line for line in printed.splitlines() if row["direction"] in line)
         for metric in table.METRICS:
             assert f"{row[metric]:.2f}" in line
-    for word in ("post_bn", "base", "cosine", "rerank", "flip_tta", "trained", "official", "regdb"):
+    for word in ("embedding", "base", "cosine", "rerank", "flip_tta", "trained", "official", "regdb"):
         assert word in printed
 
 
@@ -40,7 +40,7 @@ def test_a_flag_that_says_nothing_of_a_baseline_moves_under_a_narrow_table_all_t
     table.print_table([*rows, *edges], Console(file=out, width=120))
     printed = out.getvalue()
     assert max(map(len, printed.splitlines())) <= 120
-    assert "feature post_bn, use base, flip_tta no" in printed.split("in every row: ")[1].replace("\n", " ")
+    assert "feature embedding, use base, flip_tta no" in printed.split("in every row: ")[1].replace("\n", " ")
 
 
 def test_differences(rows):

@@ -6,10 +6,10 @@ The networks are plain PyTorch with torchvision's module names, the last down-sa
 import numpy as np
 import plain_networks
 import pytest
+import small
 from test_real_weights import in_torchvision_naming, weights  # noqa: F401 (a fixture)
 from test_weights import ARCHS, blank, features
 
-from bdf_jax.config import ModelConfig
 from bdf_jax.models.torch_files import read_tensors
 from bdf_jax.models.weights import load_pretrained
 
@@ -116,7 +116,7 @@ def embed(network, images_NHWC):
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("new_format", [True, False])
 def test_features_of_a_saved_network(tmp_path, arch, new_format):
-    network, config = torch_network(arch), ModelConfig(arch=arch)
+    network, config = torch_network(arch), small.part(arch=arch)
     torch.save(network.state_dict(), tmp_path / "weights.pth", _use_new_zipfile_serialization=new_format)
     images_NHWC = np.random.default_rng(0).normal(size=(2, 64, 32, 3)).astype(np.float32)
     expected = embed(network, images_NHWC)
@@ -125,9 +125,9 @@ def test_features_of_a_saved_network(tmp_path, arch, new_format):
     np.testing.assert_allclose(features(config, variables, images_NHWC, 0), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize(("split_at", "bn"), [(1, "per_modality"), (5, "shared")])
+@pytest.mark.parametrize(("split_at", "bn"), [(1, "per_view"), (5, "shared")])
 def test_both_branches_of_a_resnet50(tmp_path, split_at, bn):
-    network, config = torch_network("resnet50"), ModelConfig(arch="resnet50", split_at=split_at, bn=bn)
+    network, config = torch_network("resnet50"), small.part(arch="resnet50", split_at=split_at, bn=bn)
     torch.save({"epoch": 3, "state_dict": network.state_dict()}, tmp_path / "weights.pth")
     images_NHWC = np.random.default_rng(0).normal(size=(2, 64, 32, 3)).astype(np.float32)
     expected = embed(network, images_NHWC)
@@ -147,6 +147,6 @@ def test_published_weights(weights):  # noqa: F811
     state = in_torchvision_naming(theirs) | {f"classifier.{name}": tensor for name, tensor in classifier.items()}
     images_NHWC = np.random.default_rng(0).normal(size=(2, 64, 32, 3)).astype(np.float32)
     expected = embed(torch_network("mobilenet_v2", state), images_NHWC)
-    config = ModelConfig(arch="mobilenet_v2")
+    config = small.part(arch="mobilenet_v2")
     variables = load_pretrained(str(weights), blank(config), config)
     np.testing.assert_allclose(features(config, variables, images_NHWC, 0), expected, atol=1e-4)

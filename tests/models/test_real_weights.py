@@ -6,9 +6,9 @@ import numpy as np
 import packages
 import plain_networks
 import pytest
+import small
 from test_weights import blank, features
 
-from bdf_jax.config import ModelConfig
 from bdf_jax.models.torch_files import read_tensors
 from bdf_jax.models.weights import load_pretrained
 
@@ -38,7 +38,7 @@ def test_the_reader(weights):
 
 @pytest.mark.parametrize("split_at", [0, 2])
 def test_outputs_equal_a_plain_network(weights, split_at):
-    config = ModelConfig(arch="mobilenet_v2", split_at=split_at)
+    config = small.part(arch="mobilenet_v2", split_at=split_at)
     variables = load_pretrained(str(weights), blank(config), config)
     images_NHWC = np.random.default_rng(0).normal(size=(2, 64, 32, 3)).astype(np.float32)
     expected = plain_networks.mobilenet(in_torchvision_naming(read_tensors(weights)), images_NHWC.transpose(0, 3, 1, 2))

@@ -11,32 +11,40 @@ import jax.numpy as jnp
 import numpy as np
 import plain_networks
 import pytest
+import small
 import torch_writer as write
 from safetensors.numpy import save_file
 
-from bdf_jax.config import GeneratorConfig, ModelConfig
 from bdf_jax.errors import BdfError
-from bdf_jax.models import Network
+from bdf_jax.models.heads import Pool
+from bdf_jax.models.network import NetworkConfig
 from bdf_jax.models.weights import load_pretrained
+from bdf_jax.parts import Named
+from bdf_jax.views import Middle, View
 
+MIDDLE = Named(Dv=View("V", Middle()), Di=View("I", Middle()))  # its normalisation is no business of the trunk's
 ARCHS = ("resnet18", "resnet34", "resnet50", "mobilenet_v2")
 
 
-def blank(config: ModelConfig, value: float = 7.0) -> dict:
+def blank(config: NetworkConfig, value: float = 7.0) -> dict:
     """Variables of the network, all of the same value: what was not filled shows."""
     return jax.tree.map(lambda leaf: np.full(leaf.shape, value, leaf.dtype), shapes(config))
 
 
 @functools.cache
-def shapes(config: ModelConfig) -> dict:
-    network, images = Network(config, num_classes=5), jnp.zeros((1, 2, 32, 32, 3))
+def shapes(config: NetworkConfig) -> dict:
+    network, images = small.base_derivative(config, 5, MIDDLE), dict.fromkeys("VI", jnp.zeros((1, 32, 32, 3)))
     return jax.eval_shape(lambda key: network.init(key, images, train=True), jax.random.key(0))
 
 
-def features(config: ModelConfig, variables: dict, images_NHWC: np.ndarray, base: int) -> np.ndarray:
-    network = Network(config, num_classes=5)
-    embed = jax.jit(functools.partial(network.apply, train=False, bases=(base,), derive=False))
-    return np.asarray(embed(variables, images_NHWC[:, None])["features"][:, 0])
+def features(config: NetworkConfig, variables: dict, images_NHWC: np.ndarray, base: int) -> np.ndarray:
+    network, view = small.base_derivative(config, 5, MIDDLE), "VI"[base]
+
+    @jax.jit
+    def embed(variables, images):
+        return network.apply(variables, {view: images}, train=False, views=(view,))["pooled"]
+
+    return np.asarray(embed(variables, images_NHWC)[:, 0, 0])
 
 
 def random_state(arch: str) -> dict[str, np.ndarray]:
@@ -82,7 +90,7 @@ def as_flat(name: str) -> str:
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_outputs_equal_a_plain_network(tmp_path, arch):
-    state, config = random_state(arch), ModelConfig(arch=arch)
+    state, config = random_state(arch), small.part(arch=arch)
     images_NHWC = np.random.default_rng(1).normal(size=(2, 64, 32, 3)).astype(np.float32)
     expected = plain_features(arch, state, images_NHWC)
     save_file(state, tmp_path / "model.safetensors")
@@ -93,10 +101,9 @@ def test_outputs_equal_a_plain_network(tmp_path, arch):
 
 @pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v2"])
 @pytest.mark.parametrize("split_at", [0, 1, 3, 5])
-@pytest.mark.parametrize("bn", ["shared", "per_modality"])
+@pytest.mark.parametrize("bn", ["shared", "per_view"])
 def test_every_branch_and_modality_gets_them(tmp_path, arch, split_at, bn):
-    generator = GeneratorConfig(kind="middle")  # it has a normalisation of its own
-    config = ModelConfig(arch=arch, split_at=split_at, bn=bn, generator=generator, pool="gem")
+    config = small.part(arch, split_at=split_at, bn=bn, pool=Pool("gem", learned=True))
     state = random_state(arch)
     path = write.write_zip(tmp_path / "weights.pth", *write.state(state))
     before = blank(config)
@@ -105,7 +112,7 @@ def test_every_branch_and_modality_gets_them(tmp_path, arch, split_at, bn):
 
     stem = {"resnet18": ("conv1", "bn1"), "mobilenet_v2": ("features.0.0", "features.0.1")}[arch]
     names = ["stem"] if split_at == 0 else ["stem_visible", "stem_infrared"]
-    rows = (4, 1) if bn == "per_modality" else ()
+    rows = (4, 1) if bn == "per_view" else ()
     for name in names:
         np.testing.assert_array_equal(
             after["params"][name]["conv"]["kernel"], state[f"{stem[0]}.weight"].transpose(2, 3, 1, 0)
@@ -128,7 +135,7 @@ def test_every_branch_and_modality_gets_them(tmp_path, arch, split_at, bn):
 
 
 def test_both_bases_then_see_the_same_network(tmp_path):
-    config = ModelConfig(arch="resnet18", split_at=3, bn="per_modality")
+    config = small.part(arch="resnet18", split_at=3, bn="per_view")
     state = random_state("resnet18")
     save_file(state, tmp_path / "model.safetensors")
     variables = load_pretrained(str(tmp_path / "model.safetensors"), blank(config), config)
@@ -151,7 +158,7 @@ def test_both_bases_then_see_the_same_network(tmp_path):
 )
 @pytest.mark.parametrize("container", ["safetensors", "zip", "legacy"])
 def test_namings_and_containers_agree(tmp_path, arch, rename, container):
-    config, state = ModelConfig(arch=arch), random_state(arch)
+    config, state = small.part(arch=arch), random_state(arch)
     save_file(state, tmp_path / "plain.safetensors")
     expected = load_pretrained(str(tmp_path / "plain.safetensors"), blank(config), config)
     renamed = {rename(name): tensor for name, tensor in state.items()}
@@ -168,7 +175,7 @@ def test_namings_and_containers_agree(tmp_path, arch, rename, container):
 
 
 def test_half_precision_is_widened(tmp_path):
-    config, state = ModelConfig(arch="resnet18"), random_state("resnet18")
+    config, state = small.part(arch="resnet18"), random_state("resnet18")
     halves = {name: tensor.astype(np.float16) for name, tensor in state.items() if tensor.dtype == np.float32}
     save_file(halves, tmp_path / "model.safetensors")
     kernel = load_pretrained(str(tmp_path / "model.safetensors"), blank(config), config)["params"]["stem"]["conv"][
@@ -179,27 +186,27 @@ def test_half_precision_is_widened(tmp_path):
 
 
 def test_another_backbone_is_one_short_error(tmp_path):
-    config, path = ModelConfig(arch="resnet50", split_at=2), tmp_path / "model.safetensors"
-    small, large = random_state("resnet18"), random_state("resnet50")
-    save_file(small, path)
+    config, path = small.part(arch="resnet50", split_at=2), tmp_path / "model.safetensors"
+    little, large = random_state("resnet18"), random_state("resnet50")
+    save_file(little, path)
     message = refusal(path, config)
-    assert f"{path} does not fit model.arch=resnet50, but looks like resnet18" in message
-    assert message.endswith("\nSet model.arch=resnet18, or name the weights of a resnet50 in model.pretrained.")
+    assert f"{path} does not fit network.trunk=resnet50, but looks like resnet18" in message
+    assert message.endswith("\nMake network.trunk a resnet18, or name the weights of a resnet50 in network.pretrained.")
     lines = message.splitlines()[1:-1]
     assert len(lines) == len(set(lines))
     assert len(message) < 3000
     of_use = [name for name in large if "num_batches" not in name and not name.startswith("fc")]
-    differing = [name for name in of_use if name in small and small[name].shape != large[name].shape]
-    for kind, count in ("missing", sum(name not in small for name in of_use)), ("shape", len(differing)):
+    differing = [name for name in of_use if name in little and little[name].shape != large[name].shape]
+    for kind, count in ("missing", sum(name not in little for name in of_use)), ("shape", len(differing)):
         assert sum(line.startswith(f"  {kind}: ") for line in lines) == 8 + 1
         assert f"  {kind}: {count - 8} more" in lines
-    shown = [name for name in differing if f"  shape: {name} is {small[name].shape}, " in message]
+    shown = [name for name in differing if f"  shape: {name} is {little[name].shape}, " in message]
     assert len(shown) == 8
     assert all(f" takes {large[name].shape}\n" in message for name in shown)
     assert not re.search(r"\bfc\.|num_batches_tracked", message)
 
     save_file(large, path)
-    message = refusal(path, ModelConfig(arch="resnet18"))
+    message = refusal(path, small.part(arch="resnet18"))
     assert "looks like resnet50" in message
     assert "unexpected: layer1.0.conv3.weight (256, 64, 1, 1)" in message
 
@@ -209,7 +216,7 @@ def test_another_backbone_is_one_short_error(tmp_path):
 )
 @pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v2"])
 def test_one_prefix_before_all_names(tmp_path, arch, prefix):
-    config, state = ModelConfig(arch=arch), random_state(arch)
+    config, state = small.part(arch=arch), random_state(arch)
     save_file({prefix + name: tensor for name, tensor in state.items()}, tmp_path / "model.safetensors")
     found = load_pretrained(str(tmp_path / "model.safetensors"), blank(config), config)
     save_file(state, tmp_path / "plain.safetensors")
@@ -223,7 +230,7 @@ def test_one_prefix_before_all_names(tmp_path, arch, prefix):
     ["classifier.weight", "head.fc.weight", "bottleneck.running_mean", "module.fc.weight", "queue", "NL_2.0.g.0"],
 )
 def test_any_head_is_left_out(tmp_path, prefix, head):
-    config, state = ModelConfig(arch="resnet18"), random_state("resnet18")
+    config, state = small.part(arch="resnet18"), random_state("resnet18")
     body = {prefix + name: tensor for name, tensor in state.items() if not name.startswith("fc")}
     save_file(body | {head: np.zeros((751, 512), np.float32)}, tmp_path / "model.safetensors")
     variables = load_pretrained(str(tmp_path / "model.safetensors"), blank(config), config)
@@ -233,7 +240,7 @@ def test_any_head_is_left_out(tmp_path, prefix, head):
 
 def test_a_network_and_its_follower(tmp_path):
     """Self-supervised training keeps a second network that follows the first; the first is taken, in any order."""
-    config, state = ModelConfig(arch="resnet18"), random_state("resnet18")
+    config, state = small.part(arch="resnet18"), random_state("resnet18")
     both = {f"module.encoder_k.{name}": np.zeros_like(tensor) for name, tensor in state.items()}
     both |= {f"module.encoder_q.{name}": tensor for name, tensor in state.items()}
     save_file(both, tmp_path / "model.safetensors")
@@ -247,7 +254,7 @@ def test_several_networks_in_one_file(tmp_path):
     state = random_state("resnet18")
     prefixes = ("visible_module.visible.", "thermal_module.thermal.", "base_resnet.base.")
     save_file({p + name: tensor for p in prefixes for name, tensor in state.items()}, tmp_path / "model.safetensors")
-    message = refusal(tmp_path / "model.safetensors", ModelConfig(arch="resnet18"))
+    message = refusal(tmp_path / "model.safetensors", small.part(arch="resnet18"))
     assert "expected one network, found 3" in message
     assert all(repr(prefix) in message for prefix in prefixes)
 
@@ -255,7 +262,7 @@ def test_several_networks_in_one_file(tmp_path):
 def test_names_of_another_network(tmp_path):
     names = [f"blocks.{i}.attn.qkv.weight" for i in range(400)] + ["x" * 5000, "a.\x1b[31mred.weight"]
     save_file({name: np.zeros(2, np.float32) for name in reversed(names)}, tmp_path / "model.safetensors")
-    message = refusal(tmp_path / "model.safetensors", ModelConfig(arch="resnet18"))
+    message = refusal(tmp_path / "model.safetensors", small.part(arch="resnet18"))
     assert "none of its tensors has a name of a ResNet or a MobileNetV2" in message
     assert "and 397 more" in message
     assert len(message) < 1000
@@ -263,7 +270,7 @@ def test_names_of_another_network(tmp_path):
 
 
 def test_everything_wrong_is_listed_at_once(tmp_path):
-    config, path = ModelConfig(arch="resnet18"), tmp_path / "model.safetensors"
+    config, path = small.part(arch="resnet18"), tmp_path / "model.safetensors"
     state = random_state("resnet18")
     state = {name: tensor.copy() for name, tensor in state.items() if name != "layer3.1.bn2.running_var"}
     state["conv1.weight"] = state["conv1.weight"][:, :1]
@@ -294,15 +301,15 @@ def test_the_same_array_twice(tmp_path):
     state = {as_transformers(name): tensor for name, tensor in random_state("resnet18").items()}
     name = "resnet.embedder.embedder.convolution.weight"
     save_file(state | {name.removeprefix("resnet."): state[name]}, tmp_path / "model.safetensors")
-    message = refusal(tmp_path / "model.safetensors", ModelConfig(arch="resnet18"))
+    message = refusal(tmp_path / "model.safetensors", small.part(arch="resnet18"))
     assert re.search(r"twice: .*embedder\.convolution\.weight and .*embedder\.convolution\.weight", message)
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    assert "no such file" in refusal(tmp_path / "weights.pth", ModelConfig(arch="resnet18"))
+    assert "no such file" in refusal(tmp_path / "weights.pth", small.part(arch="resnet18"))
 
 
-def refusal(path, config: ModelConfig) -> str:
+def refusal(path, config: NetworkConfig) -> str:
     with pytest.raises(BdfError) as caught:
         load_pretrained(str(path), blank(config), config)
     return str(caught.value)

@@ -22,28 +22,23 @@ import numpy as np
 import optax
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))  # from a checkout that is not installed
 
-from bdf_jax.config import Config, vary
+import small
+
+from bdf_jax.config import vary
 from bdf_jax.models import Network
 from bdf_jax.training import step as step_module
 from bdf_jax.training.compile import AXIS, compile_step
-from bdf_jax.training.optimiser import make_optimiser
+from bdf_jax.training.stages import make_optimisers, phases
 from bdf_jax.training.state import initial_state
 from bdf_jax.training.step import train_step
 
 STEPS, SHORT, DEVICES, CLASSES = 20, 3, 8, 24
-CONFIG = vary(
-    Config(),
-    {
-        "data.image_size": (32, 16),
-        "data.identities": 16,
-        "data.images": 2,
-        "model.arch": "tiny",
-        "augment.pad": 2,
-        "loss.mdl_weight": 1.0,
-    },
-)
+SMALL = {"data.identities": 16, "data.images": 2, "augment.pad": 2}
+CONFIG = small.tiny_method(replaces=SMALL | {"losses.mdl.weight": 1.0})
+TOTAL = 300
 
 
 def batches(seed, steps):
@@ -90,14 +85,34 @@ def distance(found, expected, start):
     )
 
 
+def methods():
+    """Two steps of other methods on one device against four under jit and pmap, in units of the movement."""
+    found = {}
+    for method in ("xiv", "agw", "cmgan"):
+        config = small.tiny_method(method, replaces=SMALL)
+        network, phase = Network.of(config, CLASSES), phases(config, TOTAL)[0]
+        start = jax.tree.map(np.array, initial_state(network, config))
+        ends = {}
+        for compiler, count in (("jit", 1), ("jit", 4), ("pmap", 4)):
+            changed = vary(config, {"training.compiler": compiler})
+            compiled = compile_step(network, changed, phase, TOTAL, jax.devices()[:count])
+            ends[compiler, count] = run(compiled.step, compiled.place_batch, compiled.place_state(start), 0, 2)
+        one = ends.pop(("jit", 1))
+        found |= {f"{method}, {compiler}": distance(end, one, start) for (compiler, _), end in ends.items()}
+    return found
+
+
 def main(out, seed=0):
-    network, optimiser = Network(CONFIG.model, CLASSES), make_optimiser(CONFIG, 300)
-    start = jax.tree.map(np.array, initial_state(network, optimiser, seed, CONFIG.data.image_size))
+    config = vary(CONFIG, {"training.seed": seed})
+    network, optimisers = Network.of(config, CLASSES), make_optimisers(config, TOTAL)
+    start = jax.tree.map(np.array, initial_state(network, config))
+    phase = phases(config, TOTAL)[0]
+    given = {"optimisers": optimisers, "config": CONFIG, "phase": phase}
 
     def whole(x):
         return x
 
-    alone = jax.jit(functools.partial(train_step, network=network, optimiser=optimiser, config=CONFIG, gather=whole))
+    alone = jax.jit(functools.partial(train_step, network=network, gather=whole, **given))
     place_alone = lambda *arrays: arrays  # noqa: E731
     one = run(alone, place_alone, start, seed, STEPS)
     one_short = run(alone, place_alone, start, seed, SHORT)
@@ -109,21 +124,20 @@ def main(out, seed=0):
     results = {"one unit in the last place": distance(run(alone, place_alone, nudged, seed, STEPS), one, start)}
 
     for compiler in ("jit", "pmap"):
-        compiled = compile_step(network, optimiser, vary(CONFIG, {"training.compiler": compiler}))
+        compiled = compile_step(network, vary(CONFIG, {"training.compiler": compiler}), phase, TOTAL)
         for steps, expected in ((STEPS, one), (SHORT, one_short)):
             found = run(compiled.step, compiled.place_batch, compiled.place_state(start), seed, steps)
             results[f"{compiler}, {steps} steps"] = distance(found, expected, start)
 
     right = {
         "network": network.clone(axis_name=AXIS),
-        "optimiser": optimiser,
-        "config": CONFIG,
+        **given,
         "gather": gather,
         "axis_name": AXIS,
     }
     few = vary(CONFIG, {"data.identities": CONFIG.data.identities // DEVICES})
     wrong = {
-        "psum of gradients": {"optimiser": times_devices(optimiser)},
+        "psum of gradients": {"optimisers": {name: times_devices(each) for name, each in optimisers.items()}},
         "stop_gradient on the gathered features": {"gather": lambda x: jax.lax.stop_gradient(gather(x))},
         "no gather": {"gather": whole, "config": few},
         "batch statistics of a device": {"network": network},
@@ -139,6 +153,7 @@ def main(out, seed=0):
         place = lambda *arrays: tuple(a.reshape(DEVICES, -1, *a.shape[1:]) for a in arrays)  # noqa: E731
         results[f"wrong: {name}"] = distance(run(step, place, start, seed, SHORT), one_short, start)
     step_module.augment = augment
+    results |= methods()
 
     with open(out, "w") as file:
         json.dump(results, file, indent=1)

@@ -12,18 +12,21 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import small
 from PIL import Image
 
-from bdf_jax.augment import MEAN, STD
 from bdf_jax.checkpoints import load_variables
-from bdf_jax.config import Config, GeneratorConfig, ModelConfig, TrainingConfig, to_dict, vary
+from bdf_jax.config import TrainingConfig, to_dict, vary
 from bdf_jax.data.dataset import open_dataset
 from bdf_jax.data.images import read_pixels
 from bdf_jax.errors import BdfError
 from bdf_jax.models import Network
+from bdf_jax.parts import Named
+from bdf_jax.pixels import MEAN, STD
 from bdf_jax.training.events import EVENT_FILES, Events, TensorBoard, check_wandb, open_events, read_events
 from bdf_jax.training.loop import run
-from bdf_jax.training.pictures import GAP, DerivativeGrid
+from bdf_jax.training.pictures import GAP, ViewGrid
+from bdf_jax.views import Grey, Middle, Pixelwise, View
 
 ROOT = Path(__file__).parents[2]
 RUN = (
@@ -51,7 +54,7 @@ def pictures(folder):
         for path in folder.glob(EVENT_FILES)
         for _, event in read_events(path)
         for value in event.summary.value
-        if value.tag == "derivatives"
+        if value.tag == "views"
     }
 
 
@@ -96,7 +99,7 @@ def watched(fake_wandb, tiny_config, tmp_path_factory):
     """A run with validation and everything to be seen of it; no checkpoint but those of validation."""
     changes = {
         "data.world.train_ids": 8, "data.train_split": "train", "training.validate_every": 3,
-        "model.bn": "per_modality", "training.checkpoint_every": 100, "training.wandb": "people",
+        "network.bn": "per_view", "training.checkpoint_every": 100, "training.wandb": "people",
     }  # fmt: skip
     config = vary(tiny_config, changes)
     workdir = tmp_path_factory.mktemp("events") / "watched"
@@ -127,8 +130,8 @@ def test_the_picture_holds_the_base_images_and_what_the_network_derives_from_the
     config, workdir = watched
     dataset = open_dataset(config.data)
     metadata, variables, step = load_variables(workdir, 6)
-    network = Network(metadata.config.model, metadata.num_classes)
-    derive = jax.jit(lambda pairs: network.apply(variables, pairs, train=False)["derivatives"])
+    network = Network.of(metadata.config, metadata.num_classes)
+    derive = jax.jit(lambda images: network.apply(variables, images, train=False)["pixels"])
     shown = pictures(workdir)
     assert set(shown) == {3, 6}
     height, width = config.data.image_size
@@ -137,8 +140,8 @@ def test_the_picture_holds_the_base_images_and_what_the_network_derives_from_the
             row = np.flatnonzero((dataset.train.index.pids == pid) & (dataset.train.index.modalities == base))[0]
             image = read_pixels(dataset.train.encoded(int(row)), "image", config.data.image_size)
             normalised = (image / 255.0 - MEAN) / STD
-            pair = np.stack([normalised, normalised]).astype(np.float32)[None]
-            derived = np.asarray(derive(pair)[base][0])
+            both = dict.fromkeys("VI", normalised.astype(np.float32)[None])
+            derived = np.asarray(derive(both)[("Dv", "Di")[base]][0])
             pixels = np.clip(np.round((derived * STD + MEAN) * 255), 0, 255)
             left = GAP + column * (width + GAP)
             for line, expected, off in ((2 * base, image, 0), (2 * base + 1, pixels, 1)):
@@ -147,22 +150,20 @@ def test_the_picture_holds_the_base_images_and_what_the_network_derives_from_the
                 assert np.abs(part - expected).max() <= off  # half a grey value may round either way
 
 
-@pytest.mark.parametrize(("kind", "derivatives"), [("pixelwise", "visible"), ("middle", "both"), ("gray", "infrared")])
-def test_every_kind_of_generator_can_be_drawn(tiny_config, kind, derivatives):
-    generator = GeneratorConfig(kind=kind, derivatives=derivatives)
-    config = Config(data=tiny_config.data, model=ModelConfig(arch="tiny", generator=generator))
-    split = open_dataset(config.data).train
-    images = np.zeros((1, 2, *config.data.image_size, 3), np.float32)
-    shapes = jax.eval_shape(lambda: Network(config.model, 6).init(jax.random.key(0), images, train=True))
+@pytest.mark.parametrize(("maker", "names"), [(Pixelwise(), "V"), (Middle(), "VI"), (Grey(), "I")], ids=str)
+def test_every_kind_of_view_can_be_drawn(tiny_config, maker, names):
+    views = Named({f"D{name.lower()}": View(name, maker) for name in names})
+    network = small.base_derivative(tiny_config.network, 6, views)
+    split = open_dataset(tiny_config.data).train
+    height, width = tiny_config.data.image_size
+    images = dict.fromkeys("VI", np.zeros((1, height, width, 3), np.float32))
+    shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), images, train=True))
     variables = jax.tree.map(lambda leaf: jax.numpy.full(leaf.shape, 0.5), shapes)
-    rows = 4 if derivatives == "both" else 3
-    height, width = config.data.image_size
-    drawn = DerivativeGrid(split, config).draw(variables)
-    assert drawn.shape == (rows * (height + GAP) + GAP, 6 * (width + GAP) + GAP, 3)
+    drawn = ViewGrid(split, network, tiny_config).draw(variables)
+    assert drawn.shape == ((2 + len(names)) * (height + GAP) + GAP, 6 * (width + GAP) + GAP, 3)
 
 
-def test_without_derivatives_there_is_nothing_to_draw_and_without_tensorboard_no_file(tiny_config, tmp_path):
-    assert not DerivativeGrid.needed(vary(tiny_config, {"model.generator.derivatives": "none"}))
+def test_without_tensorboard_there_is_no_file(tiny_config, tmp_path):
     assert not open_events(tmp_path, vary(tiny_config, {"training.tensorboard": False}), 0)
     assert not list(tmp_path.iterdir())
 
@@ -228,7 +229,7 @@ def test_tensorboards_own_reader_reads_what_was_written(tmp_path):
     board = TensorBoard(tmp_path, 0)
     for step in (1, 2, 3):
         board.scalars(step, {"loss": step / 4, "mdl/V>I": 1.0})
-    board.image(2, "derivatives", np.zeros((4, 6, 3), np.uint8))
+    board.image(2, "views", np.zeros((4, 6, 3), np.uint8))
     board.close()
     time.sleep(1.1)  # files are read in the order of the seconds in their names
     board = TensorBoard(tmp_path, 2)
@@ -237,7 +238,7 @@ def test_tensorboards_own_reader_reads_what_was_written(tmp_path):
     found = reader.EventAccumulator(str(tmp_path))
     found.Reload()
     assert [(e.step, e.value) for e in found.Scalars("loss")] == [(1, 0.25), (2, 0.5), (3, 7.0)]
-    assert (found.Images("derivatives")[0].height, found.Images("derivatives")[0].width) == (4, 6)
+    assert (found.Images("views")[0].height, found.Images("views")[0].width) == (4, 6)
 
 
 FULL = (
@@ -293,7 +294,7 @@ def test_weights_and_biases_gets_every_number_picture_and_the_configuration(watc
         (line["step"], name): value for line in logged for name, value in line.items() if not name.startswith("rate/")
     }
     for step in (3, 6):
-        assert tuple(numbers.pop((step, "derivatives"))) == pictures(workdir)[step].shape
+        assert tuple(numbers.pop((step, "views"))) == pictures(workdir)[step].shape
     assert numbers == {(line["step"], name): value for line in metric_lines(workdir) for name, value in line.items()}
     assert (workdir / "fake-wandb.jsonl.finished").exists()
     run(config, workdir)  # finished: nothing is opened again

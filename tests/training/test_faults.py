@@ -324,7 +324,10 @@ def test_two_runs_started_at_the_same_instant_one_gets_the_folder(tmp_path):
 def test_a_start_that_was_refused_leaves_the_folder_free_for_other_settings(config, tmp_path):
     """The data are not there, or the pretrained weights; what has trained a step belongs to its settings."""
     nowhere = {"data.root": str(tmp_path / "nowhere"), "training.seed": 5}
-    for wrong, named in ((nowhere, "nowhere"), (nowhere | {"model.pretrained": "no.pth"}, "no.pth: there is no such")):
+    for wrong, named in (
+        (nowhere, "nowhere"),
+        (nowhere | {"network.pretrained": "no.pth"}, "no.pth: there is no such"),
+    ):
         with pytest.raises(BdfError, match=named):  # weights before data, which may take long
             run(vary(config, wrong), tmp_path / "run")
         assert not (tmp_path / "run" / "config.json").exists()

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from whole_runs import ROOT, assert_same_run, command_line, lines, wait_until
 
-from bdf_jax import cli
 from bdf_jax.config import vary
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.workdir import evaluate_workdir
@@ -112,7 +111,7 @@ def test_a_checkpoint_is_refused_on_other_splits(finished, tiny_config):
     workdir, _ = finished
     other = vary(tiny_config, {"data.world.seed": 5, "data.world.train_ids": 7})
     with pytest.raises(BdfError, match="trained on sysu_mm01 in the synthetic world"):
-        evaluate_workdir(workdir, data=other.data)
+        evaluate_workdir(workdir, config=other)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_terms(tiny_config, tmp_path):
@@ -130,14 +129,15 @@ def test_exit_codes_are_those_that_scripts_rely_on(tmp_path):
             [sys.executable, "train.py", *arguments], capture_output=True, text=True, check=False, cwd=ROOT
         )
 
-    unknown = train("--config=configs/demo.py", "--config.optimiser.learning_rat=1")
-    assert unknown.returncode == cli.WRONG_FLAG
+    unknown = train("--config=configs/demo.py", f"--workdir={tmp_path}", "--config.optimiser.learning_rat=1")
+    assert unknown.returncode == 1
     assert "nearest: optimiser.learning_rate" in unknown.stderr
-    impossible = train("--config=configs/demo.py", f"--workdir={tmp_path}", "--config.model.arch=resnet5")
+    impossible = train("--config=configs/demo.py", f"--workdir={tmp_path}", "--config.network.trunk.kind=ResNt")
     assert impossible.returncode == 1
-    assert "did you mean 'resnet50'?" in impossible.stderr
+    assert "nearest: ResNet" in impossible.stderr
     missing = train("--config=configs/nothing.py", f"--workdir={tmp_path}")
-    assert missing.returncode == cli.WRONG_FLAG
+    assert missing.returncode == 1
+    assert train("--config=configs/demo.py", "--wrokdir=x").returncode == 2
     for done in (unknown, impossible, missing):
         assert done.stderr.startswith("error: ")
         assert "Traceback" not in done.stderr

@@ -7,31 +7,35 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import small
 from jax.extend import core
 
 from bdf_jax import losses
 from bdf_jax.augment import augment, step_key
-from bdf_jax.config import Config, vary
+from bdf_jax.config import Group, Stage, vary
 from bdf_jax.errors import BdfError
 from bdf_jax.models import Network
 from bdf_jax.training.analysis import analyse, kept_for_the_gradient
 from bdf_jax.training.compile import compile_step
-from bdf_jax.training.optimiser import make_optimiser
-from bdf_jax.training.state import initial_state
+from bdf_jax.training.optimiser import SGD
+from bdf_jax.training.stages import divided, make_optimisers, phases
+from bdf_jax.training.state import TrainState, initial_state
 from bdf_jax.training.step import train_step
 
 P, K = 4, 4
-TINY = vary(
-    Config(),
-    {"data.image_size": (32, 16), "data.identities": P, "data.images": K, "model.arch": "tiny", "augment.pad": 2},
-)
+SMALL = {"data.identities": P, "data.images": K, "augment.pad": 2}
+TINY = small.tiny_method(replaces=SMALL)
 
-PARTED = {"model.split_at": 1, "model.bn": "per_modality"}
+PARTED = {"network.split_at": 1, "network.bn": "per_view"}
 
 
-def plain(config):
-    """A network and an optimiser whose update is the negative gradient, so that a step shows it."""
-    return Network(config.model, 7), optax.sgd(1.0)
+def step_of(config, network, **optimisers):
+    """The step of the first stage."""
+    phase = phases(config, 100)[0]
+    optimisers = make_optimisers(config, 100) | optimisers
+    return functools.partial(
+        train_step, network=network, optimisers=optimisers, config=config, phase=phase, gather=lambda x: x
+    )
 
 
 def batch(seed=0):
@@ -41,15 +45,16 @@ def batch(seed=0):
 
 
 def one_step(config):
-    network, optimiser = plain(config)
-    state = initial_state(network, optimiser, 0, config.data.image_size)
-    step = functools.partial(train_step, network=network, optimiser=optimiser, config=config, gather=lambda x: x)
-    return state, *jax.jit(step)(state, *batch())
+    """Its update is the negative gradient, so that the step shows it."""
+    network, plain = Network.of(config, 7), optax.sgd(1.0)
+    state = initial_state(network, config)
+    state = state.replace(opt_state={"main": plain.init(state.params)})
+    return state, *jax.jit(step_of(config, network, main=plain))(state, *batch())
 
 
 def by_definition(config, state):
     """All features slice by slice in a plain loop, one loss over all of them, one gradient of everything."""
-    network, _ = plain(config)
+    network = Network.of(config, 7)
     images, labels = batch()
     images = augment(jnp.asarray(images), step_key(config.training.seed, 0), config.augment, first_pair=0)
     slices = config.training.slices
@@ -61,21 +66,20 @@ def by_definition(config, state):
             pairs = range(s, P * K, slices)
             outputs, updates = network.apply(
                 {"params": params, "batch_stats": state.batch_stats},
-                images[jnp.asarray(pairs)],
+                {name: images[jnp.asarray(pairs), base] for base, name in enumerate("VI")},
                 train=True,
                 mutable=["batch_stats"],
             )
             for i, pair in enumerate(pairs):
-                features[pair], logits[pair] = outputs["features"][i], outputs["logits"][i]
+                features[pair], logits[pair] = outputs["pooled"][i, :, 0], outputs["logits"]["classifier"][i, :, 0]
             statistics.append(updates["batch_stats"])
         features_PKMD = jnp.stack(list(features)).reshape(P, K, 4, -1)
         logits_PKMC = jnp.stack(list(logits)).reshape(P, K, 4, -1)
-        settings = config.loss
-        did = losses.did_loss(logits_PKMC, jnp.asarray(labels[::K]), label_smoothing=settings.label_smoothing)
-        mml = losses.mml_loss(features_PKMD, margin=settings.mml_margin)
-        mdl = losses.mdl_loss(features_PKMD, margin=settings.mdl_margin)
+        did = losses.did_loss(logits_PKMC, jnp.asarray(labels[::K]), label_smoothing=0.1)
+        mml = losses.mml_loss(features_PKMD, margin=0.3)
+        mdl = losses.mdl_loss(features_PKMD, margin=0.5)
         mean = jax.tree.map(lambda *leaves: sum(leaves) / slices, *statistics)
-        return did + mml + settings.mdl_weight * mdl, mean
+        return did + mml + 0.1 * mdl, mean
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(state.params)
 
@@ -104,14 +108,14 @@ def test_more_slices_need_less_memory():
 def test_slices_that_do_not_divide_the_batch_are_refused_by_name(slices):
     config = vary(TINY, {"training.slices": slices})
     with pytest.raises(BdfError, match=rf"training.slices.*16 pairs.*{slices}"):
-        compile_step(*plain(config), config)
+        compile_step(Network.of(config, 7), config, phases(config, 100)[0], 100)
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50", "mobilenet_v2"])
 def test_rematerialisation_keeps_less_for_the_gradient(arch):
+    large = vary(TINY, {"network.trunk": small.trunk(arch), "data.image_size": (256, 128)})
     none, block, stage = (
-        kept_for_the_gradient(vary(TINY, {"model.arch": arch, "model.remat": remat, "data.image_size": (256, 128)}), 7)
-        for remat in ("none", "block", "stage")
+        kept_for_the_gradient(vary(large, {"network.remat": remat}), 7) for remat in ("none", "block", "stage")
     )
     assert stage < 0.5 * block < 0.25 * none
 
@@ -124,7 +128,7 @@ def without_rematerialisation():
 @pytest.mark.parametrize("remat", ["stage", "block"])
 def test_rematerialisation_changes_no_number_beyond_rounding(without_rematerialisation, remat):
     expected, expected_metrics = without_rematerialisation
-    _, found, metrics = one_step(vary(TINY, PARTED | {"model.remat": remat}))
+    _, found, metrics = one_step(vary(TINY, PARTED | {"network.remat": remat}))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), metrics, expected_metrics)
 
@@ -144,11 +148,10 @@ PRECISE = {"sqrt", "rsqrt", "exp", "log", "log1p", "logistic", "square", "intege
 @pytest.mark.parametrize(("arch", "slices"), [("tiny", 1), ("resnet18", 2)])
 def test_bfloat16_is_for_convolutions_and_what_lies_between_them(arch, slices):
     """The whole step, gradients and update included: parameters, statistics, distances and losses stay float32."""
-    config = vary(TINY, {"model.dtype": "bfloat16", "model.arch": arch, "training.slices": slices})
-    network, optimiser = Network(config.model, 7), make_optimiser(config, 10)
-    step = functools.partial(train_step, network=network, optimiser=optimiser, config=config, gather=lambda x: x)
-    state = jax.eval_shape(lambda: initial_state(network, optimiser, 0, config.data.image_size))
-    program, (after, metrics) = jax.make_jaxpr(step, return_shape=True)(state, *batch())
+    config = vary(TINY, {"network.dtype": "bfloat16", "network.trunk": small.trunk(arch), "training.slices": slices})
+    network = Network.of(config, 7)
+    state = jax.eval_shape(lambda: initial_state(network, config))
+    program, (after, metrics) = jax.make_jaxpr(step_of(config, network), return_shape=True)(state, *batch())
     assert jax.tree.map(lambda leaf: leaf.dtype, after) == jax.tree.map(lambda leaf: leaf.dtype, state)
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(state)} == {"float32", "int32"}
     assert {str(value.dtype) for value in metrics.values()} == {"float32"}
@@ -165,3 +168,101 @@ def test_bfloat16_is_for_convolutions_and_what_lies_between_them(arch, slices):
             assert name in ("reduce_max", "reduce_sum")
             assert equation.invars[0].aval.size <= 4 * equation.outvars[0].aval.size
     assert convolutions
+
+
+METHODS = ("base_derivative", "xiv", "agw", "cmgan")
+
+
+def value_and_norm(config, network):
+    """Loss and squared gradient norm of a step's batch, as a function of the parameters."""
+    images, labels = batch()
+    images, labels = images[: 2 * 2], np.repeat([0, 1], 2).astype(np.int32)
+
+    def loss_and_norm(state):
+        _, metrics = step_of(config, network, **{name: optax.sgd(1.0) for name in ("main", *config.groups)})(
+            state, images, labels
+        )
+        return metrics["loss"], jnp.square(metrics["gradient_norm"])
+
+    return loss_and_norm
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_compiled_step_gives_what_is_computed_without_a_compiler(method):
+    few = {"data.identities": 2, "data.images": 2, "augment.pad": 2, "augment.erase": 0.0}
+    config = small.tiny_method(method, replaces=few)
+    network = Network.of(config, 7)
+    state = initial_state(network, config)
+    parts = divided(state.params, config)
+    state = state.replace(opt_state={name: optax.sgd(1.0).init(part) for name, part in parts.items()})
+    function = value_and_norm(config, network)
+    with jax.disable_jit():
+        expected = function(state)
+    np.testing.assert_allclose(jax.jit(function)(state), expected, rtol=1e-3)
+
+
+STAGED = {
+    "stages.first": Stage(epochs=1, groups=("critics",), losses=("gan",)),
+    "stages.second": Stage(epochs=2),
+}
+
+
+@pytest.fixture(scope="module")
+def staged():
+    """cmGAN with its critic alone at first."""
+    config = small.tiny_method("cmgan", replaces=SMALL | STAGED)
+    network = Network.of(config, 7)
+    return config, network, initial_state(network, config)
+
+
+def test_what_a_stage_does_not_train_stays_bit_identical(staged):
+    config, network, state = staged
+    after, metrics = jax.jit(step_of(config, network))(state, *batch())
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), divided(state.params, config), divided(after.params, config))
+    assert all(jax.tree.leaves(same["main"]))
+    assert not any(jax.tree.leaves({n: t["kernel"] for n, t in same["critics"]["critic_modality"].items()}))
+    jax.tree.map(np.testing.assert_array_equal, after.opt_state["main"], state.opt_state["main"])
+    assert set(config.losses) & set(metrics) == {"gan"}  # what is switched off is not computed
+    assert [(phase.name, phase.stop) for phase in phases(config, 30)] == [("first", 10), ("second", 30)]
+
+
+def test_groups_with_the_same_losses_learn_as_one_group_with_one_optimiser_would():
+    """The gradient of each group is its part of the gradient of the sum, bit for bit."""
+    one = small.tiny_method("xiv", replaces=SMALL)
+    two = vary(one, {"groups.rest": Group(("layer4", "head"), one.optimiser)})
+    networks = [Network.of(config, 7) for config in (one, two)]
+    after = [
+        jax.jit(step_of(config, network))(initial_state(network, config), *batch())[0]
+        for config, network in zip((one, two), networks, strict=True)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, after[0].params, after[1].params)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"groups.more": Group(("nothing",), SGD())}, "groups.more: no parameters are in it; the network has"),
+        ({"groups.a": Group(("layer4",), SGD()), "groups.b": Group(("layer*",), SGD())}, "'layer4' are in a and b"),
+    ],
+)
+def test_every_parameter_is_in_one_group(changes, message):
+    config = vary(TINY, changes)
+    with pytest.raises(BdfError, match=message):
+        initial_state(Network.of(config, 7), config)
+
+
+def test_a_group_without_a_loss_is_refused():
+    config = small.tiny_method("cmgan", replaces=SMALL | {"losses.gan.weight": 0.0})
+    with pytest.raises(BdfError, match="'critics' learns from no loss in stage 'train'"):
+        phases(config, 10)
+
+
+def test_weights_of_zero_are_logged_and_not_trained_with():
+    with_it, without = (
+        small.tiny_method(replaces=SMALL | change) for change in ({"losses.mdl.weight": 0.0}, {"losses.mdl": None})
+    )
+    (_, one, metrics), (_, other, fewer) = one_step(with_it), one_step(without)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one.params, other.params)
+    assert metrics["mdl"] > 0
+    assert "mdl" not in fewer
+    assert isinstance(one, TrainState)

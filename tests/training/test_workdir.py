@@ -22,9 +22,9 @@ def test_a_folder_is_made_and_can_be_claimed_again(tmp_path):
 def test_another_configuration_is_refused_with_the_fields_that_differ(tmp_path):
     with claimed(tmp_path, Config()):
         pass
-    other = vary(Config(), {"loss.mdl_weight": 1.0, "data.images": 8})
+    other = vary(Config(), {"optimiser.decay": 1.0, "data.images": 8})
     with (
-        pytest.raises(BdfError, match=r"data.images: 4 there, 8 now\n  loss.mdl_weight: 0.1 there, 1.0 now"),
+        pytest.raises(BdfError, match=r"data.images: 4 there, 8 now\n  optimiser.decay: 0.1 there, 1.0 now"),
         claimed(tmp_path, other),
     ):
         pass
@@ -35,7 +35,7 @@ def test_another_configuration_is_refused_with_the_fields_that_differ(tmp_path):
     [
         {"data.dir": "elsewhere", "data.workers": 2},
         {"training.compiler": "pmap", "training.checkpoint_every": 7},
-        {"evaluation.use": "sum4", "evaluation.batch_size": 3},
+        {"retrieve.flip_tta": True, "evaluation.batch_size": 3},
     ],
 )
 def test_what_does_not_change_the_numbers_may_differ(tmp_path, changes):

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from bdf_jax.checkpoints import load_state
-from bdf_jax.config import to_dict
+from bdf_jax.parts import leaves
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,16 +17,14 @@ ROOT = Path(__file__).parents[2]
 def command_line(config, workdir):
     """`python train.py` with every field of `config`."""
 
-    def overrides(values, prefix=""):
-        for name, value in values.items():
-            if isinstance(value, dict):
-                yield from overrides(value, f"{prefix}{name}.")
-            elif name != "dir":
-                yield f"--config.{prefix}{name}={value}"
+    def word(value):
+        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
+    fields = {name: value for name, value in leaves(config).items() if name != "data.dir"}
     return [
-        sys.executable, str(ROOT / "train.py"), f"--config={ROOT}/configs/demo.py", f"--workdir={workdir}",
-        f"--config.data.dir={config.data.dir}", *overrides(to_dict(config)),
+        sys.executable, str(ROOT / "train.py"), f"--config={ROOT}/configs/demo.py:{config.method}",
+        f"--workdir={workdir}", f"--config.data.dir={config.data.dir}",
+        *(f"--config.{name}={word(value)}" for name, value in fields.items()),
     ]  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from bdf_jax.evaluation import baselines
 from bdf_jax.evaluation.report import figures, measures, pictures
 from bdf_jax.evaluation.report.measures import Evaluated, RankedList
 from bdf_jax.evaluation.report.pictures import Derivatives, Picture
+from bdf_jax.evaluation.similarity import TITLES as SIMILARITIES
 from bdf_jax.evaluation.statistics import METRICS
 from bdf_jax.evaluation.table import FLAGS
 from bdf_jax.names import legible, printable
@@ -126,7 +127,7 @@ def write_report(
         ),
         "pairs": similarities,
         "pair_limit": measures.PAIRS,
-        "similarity": "cosine similarity" if first.similarity == "cosine" else "dot product",
+        "similarity": SIMILARITIES[first.similarity],
         "lists": _lists(files, first, measures.ranked_lists(first, each=EACH, length=LENGTH), picture),
         "list_protocol": first.protocols[0].name.split(", ", 1)[1].replace("_", " "),
         "list_trial": first.protocols[0].trials[0],

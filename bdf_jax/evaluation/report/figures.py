@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bdf_jax.evaluation.report.measures import DEPTH, PairSimilarities
+from bdf_jax.evaluation.similarity import TITLES as SIMILARITIES
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, without its black and yellow.
 PALETTES = {
@@ -110,7 +111,7 @@ def _draw_similarities(pairs: Mapping[str, PairSimilarities], similarity: str, t
             axis.stairs(density, edges, color=colour, linewidth=1.4, label=name)
             axis.axvline(float(side.mean()), color=colour, linewidth=1.2, linestyle="--")
         axis.set_title(kind)
-        axis.set_xlabel("cosine similarity" if similarity == "cosine" else "dot product")
+        axis.set_xlabel(SIMILARITIES[similarity])
         axis.set_ylabel("density")
         axis.set_xlim(low, high)
         axis.set_ylim(0, 1.25 * max(axis.get_ylim()[1], 1e-3))  # room for the legend

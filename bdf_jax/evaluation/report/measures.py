@@ -14,6 +14,7 @@ from bdf_jax.data.index import INFRARED, VISIBLE, ImageIndex
 from bdf_jax.evaluation import ranking
 from bdf_jax.evaluation.protocols import Protocol
 from bdf_jax.evaluation.ranking import Measured
+from bdf_jax.evaluation.similarity import as_products, shown
 
 DEPTH = 20  # ranks of a CMC curve
 PAIRS = 50_000  # of each kind at most
@@ -32,7 +33,7 @@ class Evaluated:
     Attributes:
       features_ND: of the first test split.
       index: its N images.
-      similarity: "cosine" or "dot".
+      similarity: "cosine", "dot" or "euclidean".
       rerank: whether the rankings were re-ranked.
       protocols: those of the first test split.
       measured: for each protocol, for each test split (one, or RegDB's ten).
@@ -48,7 +49,15 @@ class Evaluated:
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """(R, D) float32, as they are compared: of length 1 for cosines."""
         chosen_RD = self.features_ND[rows].astype(np.float32)
-        return chosen_RD if self.similarity == "dot" else (chosen_RD / self._norm_N1[rows]).astype(np.float32)
+        return (chosen_RD / self._norm_N1[rows]).astype(np.float32) if self.similarity == "cosine" else chosen_RD
+
+    def products(self, query_rows: np.ndarray, gallery_rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors of queries and of a gallery whose dot products rank as `measured` did."""
+        queries, gallery = self.vectors(query_rows), self.vectors(gallery_rows)
+        if self.similarity != "euclidean":
+            return queries, gallery
+        as_query, as_gallery = as_products(np.concatenate([queries, gallery]), self.similarity)
+        return as_query[: len(queries)], as_gallery[len(queries) :]
 
     @functools.cached_property
     def _norm_N1(self) -> np.ndarray:
@@ -162,10 +171,13 @@ def draw_pairs(
 
 def _similarities(evaluated: Evaluated, left_P: np.ndarray, right_P: np.ndarray) -> np.ndarray:
     block = max(1, BLOCK_ELEMENTS // evaluated.features_ND.shape[1])
-    parts = [
-        np.einsum("pd,pd->p", evaluated.vectors(left_P[i : i + block]), evaluated.vectors(right_P[i : i + block]))
-        for i in range(0, len(left_P), block)
-    ]
+    parts = []
+    for i in range(0, len(left_P), block):
+        left_BD, right_BD = (evaluated.vectors(side[i : i + block]) for side in (left_P, right_P))
+        if evaluated.similarity == "euclidean":
+            parts.append(-np.linalg.norm(left_BD - right_BD, axis=1))
+        else:
+            parts.append(np.einsum("pd,pd->p", left_BD, right_BD))
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
@@ -210,11 +222,11 @@ def ranked_lists(evaluated: Evaluated, *, each: int = 3, length: int = 10) -> li
         from bdf_jax.evaluation.rerank import rerank  # looks at all queries; brings scipy.sparse
 
         scores_QG = rerank(evaluated.vectors(protocol.query_rows), evaluated.vectors(gallery))[places]
+        shown_QG = scores_QG
     else:
-        precision = lax.Precision.HIGHEST
-        scores_QG = np.asarray(
-            jnp.matmul(evaluated.vectors(queries), evaluated.vectors(gallery).T, precision=precision)
-        )
+        queries_QD, gallery_GD = evaluated.products(queries, gallery)
+        scores_QG = np.asarray(jnp.matmul(queries_QD, gallery_GD.T, precision=lax.Precision.HIGHEST))
+        shown_QG = shown(scores_QG, queries_QD, evaluated.similarity)
     identity_N = np.unique(index.pids, return_inverse=True)[1]  # those of a tree may not fit into 32 bits
     labels_N2 = np.stack([identity_N, index.cams], axis=1).astype(np.int32)
     keys_GQ = np.asarray(
@@ -235,7 +247,7 @@ def ranked_lists(evaluated: Evaluated, *, each: int = 3, length: int = 10) -> li
                 kind=kind,
                 query=int(query),
                 rows=gallery[order[:length]],
-                scores=scores_QG[i, order[:length]],
+                scores=shown_QG[i, order[:length]],
                 hits=hits[:length],
                 ap=float(measured.ap_TQ[0, place]),
                 matches=int(hits.sum()),

@@ -13,10 +13,11 @@ import jax
 import numpy as np
 from PIL import Image, ImageOps
 
-from bdf_jax.augment import MEAN, STD, denormalise, normalise
 from bdf_jax.data.dataset import Split
 from bdf_jax.data.index import INFRARED, VISIBLE
 from bdf_jax.models import Network
+from bdf_jax.pixels import MEAN, STD, denormalise, normalise
+from bdf_jax.views import BASES
 
 SIZE = (192, 96)  # height and width of a tile inside its frame, pixels
 FRAME = 6
@@ -102,8 +103,7 @@ def derivatives_of(
     Returns:
       None where the network has no generators.
     """
-    kinds = {"both": (VISIBLE, INFRARED), "visible": (VISIBLE,), "infrared": (INFRARED,), "none": ()}
-    present = kinds[network.config.generator.derivatives]
+    present = [base for base in (VISIBLE, INFRARED) if network.derived(base)]
     index = split.index
     pids = np.intersect1d(*(index.pids[index.modalities == modality] for modality in (VISIBLE, INFRARED)))
     if not present or not len(pids):
@@ -111,13 +111,14 @@ def derivatives_of(
     pids = pids[np.unique(np.linspace(0, len(pids) - 1, identities).round().astype(int))]
 
     @functools.partial(jax.jit, static_argnums=1)
-    def derive(images_NHWC: jax.Array, modality: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Derivatives as pixels, active share, clipped share; the compiler drops the rest of the network."""
-        outputs: Any = network.apply(variables, normalise(images_NHWC)[:, None], train=False, bases=(modality,))
-        derivative = outputs["derivatives"][modality]
+    def made_of(images_NHWC: jax.Array, modality: int) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+        """Derivatives as pixels, active share, clipped share."""
+        view, images = network.derived(modality)[0], {BASES[modality]: normalise(images_NHWC)}
+        outputs: Any = network.apply(variables, images, train=False, views=(view,), pixels_only=True)
+        derivative = outputs["pixels"][view]
         levels = (derivative * STD + MEAN) * 255
         beyond = ((levels < -0.5) | (levels > 255.5)).mean()
-        return denormalise(derivative), outputs["active"][modality], beyond
+        return denormalise(derivative), outputs["active"].get(view), beyond
 
     columns: list[list[Example]] = []
     active, clipped = {}, {}
@@ -126,8 +127,10 @@ def derivatives_of(
         images_NHWC = np.stack([split.pixels(row, image_size) for row in rows])
         made: Sequence[np.ndarray | None] = [None] * len(rows)
         if modality in present:
-            pixels, share, beyond = derive(images_NHWC, modality)
+            pixels, share, beyond = made_of(images_NHWC, modality)
             made = list(np.asarray(pixels))
-            active[MODALITIES[modality]], clipped[MODALITIES[modality]] = float(share), float(beyond)
+            clipped[MODALITIES[modality]] = float(beyond)
+            if share is not None:
+                active[MODALITIES[modality]] = float(share)
         columns.append([Example(*each) for each in zip(rows, images_NHWC, made, strict=True)])
     return Derivatives(list(zip(*columns, strict=True)), active, clipped)

@@ -20,6 +20,7 @@ from bdf_jax.evaluation.ranking import Measured
 from bdf_jax.evaluation.report import TITLES, Evaluated, pictures, write_report
 from bdf_jax.models import Network
 from bdf_jax.names import printable
+from bdf_jax.parts import kind_of
 from bdf_jax.paths import local_path
 
 
@@ -53,19 +54,18 @@ def report_network(
       the page's path.
     """
     test, config = dataset.test, metadata.config
-    network = Network(config.model, metadata.num_classes)
-    size, generator = config.data.image_size, config.model.generator
+    network, size = Network.of(config, metadata.num_classes), config.data.image_size
     world = config.data.world
     title = data = TITLES[dataset.name] + ("" if dataset.trial is None else f", trial {dataset.trial}")
     if not config.data.root:
         title = "a synthetic world"
         data = f"a synthetic world, laid out as {data} ({world.train_ids} identities to train on, seed {world.seed})"
-    made = "none" if generator.derivatives == "none" else f"{generator.kind}, {generator.derivatives}"
+    made = ", ".join(f"{name} of {view.of} by {kind_of(type(view.by))}" for name, view in config.views.items())
     facts = {
         "data set": data,
         "test images": _images(test.index),
         "checkpoint": f"step {step}",
-        "network": f"{config.model.arch}, images of {size[0]} x {size[1]} pixels, derivatives {made}",
+        "network": f"{config.network.trunk.name}, images of {size[0]} x {size[1]} pixels, views {made or 'V, I'}",
         "features": f"{features_ND.shape[1]} numbers an image, compared by {_compared(similarity, rerank)}",
         "fingerprint": dataset.fingerprint[:12],
     }
@@ -167,4 +167,5 @@ def _images(index: ImageIndex) -> str:
 
 
 def _compared(similarity: str, rerank: bool) -> str:
-    return {"cosine": "cosine", "dot": "dot product"}[similarity] + (", then re-ranked" if rerank else "")
+    plain = {"cosine": "cosine", "dot": "dot product", "euclidean": "Euclidean distance"}[similarity]
+    return plain + (", then re-ranked" if rerank else "")

@@ -1,0 +1,53 @@
+"""How two features are compared: three similarities, each written as a dot product of a query's and a gallery's vector.
+
+cosine      of the vectors of length 1
+dot         of the vectors as they are
+euclidean   q . g - |g|^2 / 2, which ranks a query's gallery by the distance: |q - g|^2 = |q|^2 - 2 (that)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bdf_jax.errors import BdfError
+
+TITLES = {"cosine": "cosine similarity", "dot": "dot product", "euclidean": "minus the Euclidean distance"}
+
+
+def check_similarity(similarity: str, what: str = "similarity") -> None:
+    """Raises BdfError where there is no such similarity."""
+    if similarity not in TITLES:
+        raise BdfError(f"{what}: expected {', '.join(TITLES)}, found {similarity!r}")
+
+
+def as_products(features_ND: np.ndarray, similarity: str) -> tuple[np.ndarray, np.ndarray]:
+    """The features as queries and as gallery, (N, D') float32 each, whose dot products rank as the similarity does.
+
+    Args:
+      features_ND: (N, D) float32.
+      similarity: one of `TITLES`.
+
+    Raises:
+      BdfError: no such similarity.
+    """
+    check_similarity(similarity)
+    if similarity == "dot":
+        return features_ND, features_ND
+    if similarity == "cosine":
+        norm_N1 = np.linalg.norm(features_ND.astype(np.float64), axis=1, keepdims=True)
+        unit_ND = (features_ND / np.maximum(norm_N1, np.finfo(np.float32).tiny)).astype(np.float32)
+        return unit_ND, unit_ND
+    # Around their mean features are small, and the difference keeps the digits that float32 has.
+    around_ND = features_ND - features_ND.astype(np.float64).mean(axis=0)
+    half_N1 = -np.square(around_ND).sum(axis=1, keepdims=True) / 2
+    one_N1 = np.ones_like(half_N1)
+    queries, gallery = (np.concatenate([around_ND, last], axis=1) for last in (one_N1, half_N1))
+    return queries.astype(np.float32), gallery.astype(np.float32)
+
+
+def shown(scores_QG: np.ndarray, queries_QD: np.ndarray, similarity: str) -> np.ndarray:
+    """Dot products of `as_products` as the numbers that people know: for "euclidean" minus the distance."""
+    if similarity != "euclidean":
+        return scores_QG
+    square_Q1 = np.square(queries_QD[:, :-1].astype(np.float64)).sum(axis=1, keepdims=True)
+    return -np.sqrt(np.maximum(square_Q1 - 2 * scores_QG, 0)).astype(np.float32)

@@ -1,0 +1,275 @@
+"""Losses as values: what a method is made of.
+
+A loss is called with a `Scope`, which has what the forward pass gave, and returns its terms by name. Its value is their
+sum or mean; the step multiplies it by `weight` and logs value and terms. `ranking`, `identity` and `adversarial` have
+the functions of arrays that do the work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from bdf_jax.errors import BdfError, at_least, check_names, within
+from bdf_jax.losses import adversarial, identity, ranking
+from bdf_jax.parts import Family
+
+if TYPE_CHECKING:
+    from bdf_jax.config import Config
+
+Terms = dict[str, jax.Array]
+Feature = Literal["pooled", "embedding"]
+
+
+class Scope:
+    """What a loss may look at: the outputs of the network for the images of a step.
+
+    N = P K pairs, M views, S stripes. Under pmap `local` arrays have this device's share of N and `gathered` ones all
+    of it: a loss that is not linear in a mean over images must use the latter.
+
+    Args:
+      outputs: of `Network.__call__`.
+      labels_N: (N,) int, class of each of this device's pairs.
+      shape: (P, K) of the global batch.
+      bases: 0 or 1 for each view: which base it is of.
+      gather: makes an array whose first axis is shared out whole on every device, and passes gradients back.
+      critic: (name, array) to what that critic says of it.
+    """
+
+    def __init__(
+        self,
+        outputs: Mapping[str, Any],
+        labels_N: jax.Array,
+        *,
+        shape: tuple[int, int],
+        bases: tuple[int, ...],
+        gather: Callable[[jax.Array], jax.Array],
+        critic: Callable[[str, jax.Array], jax.Array],
+    ):
+        self.views: tuple[str, ...] = outputs["views"]
+        self.labels_N, self.shape, self.bases, self.critic = labels_N, shape, bases, critic
+        self._outputs, self._gather = outputs, gather
+        self._gathered: dict[str, list[jax.Array]] = {}
+
+    def local(self, feature: Feature) -> jax.Array:
+        """(N, M, S, D) of this device's pairs."""
+        local: jax.Array = self._outputs[feature]
+        return local
+
+    def logits(self, head: str) -> jax.Array:
+        """(N, M, S, C) of this device's pairs."""
+        local: jax.Array = self._outputs["logits"][head]
+        return local
+
+    def gathered(self, feature: Feature) -> list[jax.Array]:
+        """(P, K, M, D) of the global batch for each stripe."""
+        if feature not in self._gathered:
+            features_NMSD = self._gather(self._outputs[feature])
+            features_PKMSD = features_NMSD.reshape(*self.shape, *features_NMSD.shape[1:])
+            # Once for all losses, so that their gradients are added up in one place.
+            self._gathered[feature] = [features_PKMSD[:, :, :, s] for s in range(features_PKMSD.shape[3])]
+        return self._gathered[feature]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loss(Family):
+    """A loss of a method.
+
+    Attributes:
+      weight: of its value in the total; with 0 it is logged, but not trained with.
+      reduce: how its terms become its value: "sum" grows with their number, "mean" does not.
+      trains: the groups of parameters that it trains; empty: all but critics; ("*",): all.
+    """
+
+    weight: float = 1.0
+    reduce: Literal["sum", "mean"] = "sum"
+    trains: tuple[str, ...] = ()
+
+    def __call__(self, scope: Scope) -> Terms:
+        """The terms, () float32 each, by name; the name "" stands for the loss itself."""
+        raise NotImplementedError
+
+    def check(self, path: str, views: tuple[str, ...], config: Config) -> None:
+        """Raises BdfError where the loss does not fit the views that enter the network or its parts.
+
+        Args:
+          path: of the loss in the configuration.
+          views: that enter the trunk.
+          config: the whole configuration, checked but for the losses.
+        """
+        at_least(f"{path}.weight", self.weight, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity(Loss):
+    """Label-smoothed cross-entropy in each view, mean over its images and stripes.
+
+    Attributes:
+      smoothing: the share of the target that is spread evenly over all classes.
+      head: whose scores.
+    """
+
+    smoothing: float = 0.0
+    head: str = "classifier"
+
+    def __call__(self, scope: Scope) -> Terms:
+        """One term a view."""
+        logits_NMSC = scope.logits(self.head)
+        # Cross-entropy looks at one image at a time, so each device keeps its own logits: every pair is its own
+        # "identity" with one image.
+        stripes = [
+            identity.did_terms(
+                logits_NMSC[:, None, :, s],
+                scope.labels_N,
+                modes=range(len(scope.views)),
+                label_smoothing=self.smoothing,
+            )
+            for s in range(logits_NMSC.shape[2])
+        ]
+        return dict(zip(scope.views, _mean(stripes), strict=True))
+
+    def check(self, path: str, views: tuple[str, ...], config: Config) -> None:
+        """See `Loss.check`."""
+        super().check(path, views, config)
+        within(f"{path}.smoothing", self.smoothing, 0, 1)
+        check_names(f"{path}.head", [self.head], tuple(config.network.heads))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Edges(Loss):
+    """A loss of edges.
+
+    Attributes:
+      edges: "V>I": anchors of V, positives and negatives of I; "V<>I": both ways; "V+I>V+I": pools of views.
+      on: the feature that is compared.
+    """
+
+    edges: str
+    on: Feature = "pooled"
+
+    def pairs(self, path: str = "edges") -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+        """(anchors, candidates) of every edge."""
+        found = []
+        for word in self.edges.replace(",", " ").split():
+            left, arrow, right = word.partition("<>" if "<>" in word else ">")
+            sides = tuple(left.split("+")), tuple(right.split("+"))
+            if not arrow or not all(all(side) for side in sides):
+                raise BdfError(f"{path}: expected edges such as V>I, V<>I or V+I>V+I, found {word!r}")
+            found += [sides, sides[::-1]] if arrow == "<>" else [sides]
+        return found
+
+    def __call__(self, scope: Scope) -> Terms:
+        """One term an edge, mean over stripes: "V>I", or "V" for the edge of a side to itself."""
+        pairs = self.pairs()
+        edges = [tuple(tuple(scope.views.index(view) for view in side) for side in pair) for pair in pairs]
+        stripes = [self.terms(features_PKMD, edges) for features_PKMD in scope.gathered(self.on)]
+        names = ["+".join(a) if a == c else f"{'+'.join(a)}>{'+'.join(c)}" for a, c in pairs]
+        return dict(zip(names, _mean(stripes), strict=True))
+
+    def terms(self, features_PKMD: jax.Array, edges: list[Any]) -> jax.Array:
+        """(E,) of one stripe."""
+        raise NotImplementedError
+
+    def check(self, path: str, views: tuple[str, ...], config: Config) -> None:
+        """See `Loss.check`."""
+        super().check(path, views, config)
+        pairs = self.pairs(f"{path}.edges")
+        if not pairs:
+            raise BdfError(f"{path}.edges: expected at least one edge, such as V>I; --config.{path}=none removes it")
+        for anchors, candidates in pairs:
+            check_names(f"{path}.edges", (*anchors, *candidates), views)
+
+
+@dataclasses.dataclass(frozen=True)
+class Triplet(_Edges):
+    """The hinge of hardest positive and hardest negative; see `ranking.ranking_terms`.
+
+    Attributes:
+      margin: in units of the metric.
+      level: "sample" or "center".
+      metric: "euclidean", "sphere" (of unit vectors) or "cosine" (1 - cosine).
+      negatives: of the anchor's "candidates", or at centre level "both" rows and columns.
+    """
+
+    margin: float = 0.3
+    level: ranking.Level = "sample"
+    metric: ranking.Metric = "euclidean"
+    negatives: ranking.Negatives = "candidates"
+
+    def terms(self, features_PKMD: jax.Array, edges: list[Any]) -> jax.Array:
+        """See `_Edges.terms`."""
+        return ranking.ranking_terms(
+            features_PKMD,
+            edges,
+            level=self.level,
+            margin=self.margin,
+            metric=self.metric,
+            negatives=self.negatives,
+        )
+
+    def check(self, path: str, views: tuple[str, ...], config: Config) -> None:
+        """See `Loss.check`."""
+        super().check(path, views, config)
+        at_least(f"{path}.margin", self.margin, 0)
+        pools = any(len(side) > 1 for pair in self.pairs() for side in pair)
+        if self.negatives == "both" and (self.level != "center" or pools):
+            raise BdfError(f"{path}.negatives: 'both' needs level=center and edges between two single views")
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightedTriplet(_Edges):
+    """Every positive and negative by its difficulty, no margin; see `ranking.weighted_terms`.
+
+    Attributes:
+      form: "softplus" (AGW) or "squared" (CAJ).
+      legacy: the authors' weights, which lose all negatives of features that lie far apart.
+    """
+
+    form: Literal["softplus", "squared"] = "softplus"
+    legacy: bool = False
+
+    def terms(self, features_PKMD: jax.Array, edges: list[Any]) -> jax.Array:
+        """See `_Edges.terms`."""
+        return ranking.weighted_terms(features_PKMD, edges, form=self.form, legacy=self.legacy)
+
+
+@dataclasses.dataclass(frozen=True)
+class Modality(Loss):
+    """Of which base is it? The critic learns to tell, and the features not to let it.
+
+    The gradient that reaches the features is that of the cross-entropy times -`reverse`; one backward pass serves both.
+
+    Source: Ganin and Lempitsky, "Unsupervised Domain Adaptation by Backpropagation", ICML 2015; the minimax of
+    Dai et al., "Cross-Modality Person Re-Identification with Generative Adversarial Training" (cmGAN), IJCAI 2018.
+
+    Attributes:
+      critic: of two outputs, visible and infrared.
+      reverse: factor of the reversed gradient.
+      on: the feature that the critic sees.
+    """
+
+    critic: str = "modality"
+    reverse: float = 1.0
+    on: Feature = "pooled"
+    trains: tuple[str, ...] = dataclasses.field(default=("*",), kw_only=True)
+
+    def __call__(self, scope: Scope) -> Terms:
+        """One term: mean over views and images."""
+        features_NMD = adversarial.reversed_gradient(scope.local(self.on)[:, :, 0], self.reverse)
+        logits_NM2 = scope.critic(self.critic, features_NMD)
+        bases_M = jnp.asarray(scope.bases)
+        return {"": -jax.nn.log_softmax(logits_NM2)[:, jnp.arange(len(scope.bases)), bases_M].mean()}
+
+    def check(self, path: str, views: tuple[str, ...], config: Config) -> None:
+        """See `Loss.check`."""
+        super().check(path, views, config)
+        check_names(f"{path}.critic", [self.critic], tuple(config.network.critics))
+        at_least(f"{path}.reverse", self.reverse, 0)
+
+
+def _mean(stripes: list[jax.Array]) -> jax.Array:
+    return stripes[0] if len(stripes) == 1 else jnp.stack(stripes).mean(0)

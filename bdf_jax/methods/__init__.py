@@ -1,0 +1,1 @@
+"""The methods, one file each: `bdf_jax.method.registry` finds them."""

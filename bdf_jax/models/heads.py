@@ -1,0 +1,159 @@
+"""What follows the trunk, as values: pooling, neck, classifiers, critics."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bdf_jax.errors import BdfError
+from bdf_jax.models.layers import BatchNorm
+from bdf_jax.parts import Family
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """Pooling of the last map, over the whole of it or over horizontal stripes.
+
+    Attributes:
+      kind: mean, maximum, or generalised mean (Radenovic et al., TPAMI 2019, equation 3).
+      p: exponent of the generalised mean.
+      learned: whether p is learned.
+      stripes: S, horizontal stripes pooled apart.
+      join: whether their features follow one another in one vector; otherwise each has a neck and heads of its own.
+    """
+
+    kind: Literal["avg", "max", "gem"] = "avg"
+    p: float = 3.0
+    learned: bool = False
+    stripes: int = 1
+    join: bool = True
+
+    def __post_init__(self) -> None:
+        if self.stripes < 1:
+            raise BdfError(f"network.pool.stripes: expected at least 1, found {self.stripes}")
+
+    def __call__(self, module: nn.Module, x_NMHWC: jax.Array) -> list[jax.Array]:
+        """(N, M, D) of each stripe, or of all of them in one where they are joined."""
+        H = x_NMHWC.shape[2]
+        if H < self.stripes:
+            raise BdfError(
+                f"network.pool.stripes: {self.stripes} stripes need as many rows, but the last stage has {H}; "
+                "set fewer stripes or a larger data.image_size"
+            )
+        edges = [round(i * H / self.stripes) for i in range(self.stripes + 1)]
+        stripes = [x_NMHWC[:, :, top:bottom] for top, bottom in itertools.pairwise(edges)]
+        if self.kind == "max":
+            pooled = [stripe.max(axis=(2, 3)) for stripe in stripes]
+        elif self.kind == "gem":
+            p = module.param("gem_p", nn.initializers.constant(self.p), ()) if self.learned else self.p
+            pooled = [(jnp.maximum(stripe, 1e-6) ** p).mean(axis=(2, 3)) ** (1 / p) for stripe in stripes]
+        else:
+            pooled = [stripe.mean(axis=(2, 3)) for stripe in stripes]
+        return [jnp.concatenate(pooled, axis=-1)] if self.join else pooled
+
+
+@dataclasses.dataclass(frozen=True)
+class Neck(Family):
+    """What makes the embedding of the pooled feature; one for each stripe."""
+
+    def __call__(self, pooled_NMD: jax.Array, name: str, train: bool, norm: Mapping[str, Any]) -> jax.Array:
+        """(N, M, D) to (N, M, E) by parameters under `name`; `norm` are settings of `BatchNorm`."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class BNNeck(Neck):
+    """Batch normalisation without a learned offset.
+
+    Source: Luo et al., "Bag of Tricks and a Strong Baseline for Deep Person Re-Identification", CVPRW 2019.
+    """
+
+    def __call__(self, pooled_NMD: jax.Array, name: str, train: bool, norm: Mapping[str, Any]) -> jax.Array:
+        """See `Neck`."""
+        return BatchNorm(use_bias=False, name=name, **norm)(pooled_NMD, train=train)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoNeck(Neck):
+    """The embedding is the pooled feature itself."""
+
+    def __call__(self, pooled_NMD: jax.Array, name: str, train: bool, norm: Mapping[str, Any]) -> jax.Array:
+        """See `Neck`."""
+        return pooled_NMD
+
+
+@dataclasses.dataclass(frozen=True)
+class Head(Family):
+    """Who is it? Scores of the classes from a feature; one for each stripe.
+
+    Attributes:
+      of: the feature that it sees.
+    """
+
+    of: Literal["embedding", "pooled"] = "embedding"
+
+    def __call__(self, feature_NMD: jax.Array, classes: int, name: str) -> jax.Array:
+        """(N, M, D) to (N, M, C) by parameters under `name`."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear(Head):
+    """One matrix.
+
+    Attributes:
+      hidden: units of a layer with a ReLU before it; 0: none.
+      bias: whether it has an offset.
+    """
+
+    hidden: int = 0
+    bias: bool = False
+
+    def __call__(self, feature_NMD: jax.Array, classes: int, name: str) -> jax.Array:
+        """See `Head`."""
+        small = nn.initializers.normal(0.001)
+        if self.hidden:
+            feature_NMD = nn.relu(nn.Dense(self.hidden, name=f"{name}_hidden")(feature_NMD))
+        return nn.Dense(classes, use_bias=self.bias, kernel_init=small, name=name)(feature_NMD)
+
+
+@dataclasses.dataclass(frozen=True)
+class Critic(Family):
+    """A network that a loss asks about a feature, and that is trained against the others.
+
+    Attributes:
+      of: the feature that it sees.
+    """
+
+    of: Literal["pooled", "embedding"] = dataclasses.field(default="pooled", kw_only=True)
+
+    def module(self, name: str | None) -> nn.Module:
+        """The module: an array to scores."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers(Critic):
+    """Fully connected layers with ReLUs between them, (..., D) to (..., widths[-1])."""
+
+    widths: tuple[int, ...]
+
+    def module(self, name: str | None) -> nn.Module:
+        """See `Critic`."""
+        return _Layers(self.widths, name=name)
+
+
+class _Layers(nn.Module):
+    widths: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for i, width in enumerate(self.widths):
+            x = nn.Dense(width, name=f"layer{i}")(x if i == 0 else nn.relu(x))
+        return x

@@ -1,0 +1,108 @@
+"""Trunks as values: which network turns an image into a map of features."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import flax.linen as nn
+
+from bdf_jax.errors import BdfError
+from bdf_jax.models.mobilenet import FEATURES as MOBILENET_FEATURES
+from bdf_jax.models.mobilenet import MobileStage
+from bdf_jax.models.resnet import ARCHITECTURES, Stage
+from bdf_jax.parts import Family
+
+
+@dataclasses.dataclass(frozen=True)
+class Trunk(Family):
+    """A network of five stages, `resnet.STAGES`."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        raise NotImplementedError
+
+    @property
+    def features(self) -> int:
+        """D: channels of the last stage."""
+        raise NotImplementedError
+
+    def stage(self, stage: int, **settings: Any) -> nn.Module:
+        """The module of one stage: (N, M, H, W, C) to (N, M, H', W', C')."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNet(Trunk):
+    """He et al., CVPR 2016.
+
+    Attributes:
+      depth: 18, 34 or 50.
+      non_local: how many of the last blocks of layer1 to layer4 are followed by a non-local block.
+    """
+
+    depth: Literal[18, 34, 50] = 50
+    non_local: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    @property
+    def name(self) -> str:
+        """See `Trunk`."""
+        return f"resnet{self.depth}"
+
+    @property
+    def features(self) -> int:
+        """See `Trunk`."""
+        return ARCHITECTURES[self.name].features
+
+    def stage(self, stage: int, **settings: Any) -> nn.Module:
+        """See `Trunk`."""
+        blocks = (0, *ARCHITECTURES[self.name].blocks)[stage]
+        wanted = (0, *self.non_local)[stage]
+        if wanted > blocks:
+            raise BdfError(f"ResNet.non_local: {wanted} blocks of layer{stage}, but {self.name} has {blocks} there")
+        return Stage(self.name, stage, wanted, **settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiny(Trunk):
+    """One block a stage and 128 features: for demos and tests.
+
+    Attributes:
+      non_local: as in `ResNet`; all of a stage's blocks where it asks for more.
+    """
+
+    non_local: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    @property
+    def name(self) -> str:
+        """See `Trunk`."""
+        return "tiny"
+
+    @property
+    def features(self) -> int:
+        """See `Trunk`."""
+        return ARCHITECTURES["tiny"].features
+
+    def stage(self, stage: int, **settings: Any) -> nn.Module:
+        """See `Trunk`."""
+        return Stage("tiny", stage, min((0, *self.non_local)[stage], 1), **settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class MobileNetV2(Trunk):
+    """Sandler et al., CVPR 2018."""
+
+    @property
+    def name(self) -> str:
+        """See `Trunk`."""
+        return "mobilenet_v2"
+
+    @property
+    def features(self) -> int:
+        """See `Trunk`."""
+        return MOBILENET_FEATURES
+
+    def stage(self, stage: int, **settings: Any) -> nn.Module:
+        """See `Trunk`."""
+        return MobileStage(stage, **settings)

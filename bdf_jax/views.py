@@ -1,0 +1,188 @@
+"""Views: the images that stand for a base image, and how each is made.
+
+The bases V (visible) and I (infrared) are always there. Every other view has a parent and a maker: a fixed transform or
+a learned pixel map. A view belongs to the base that its parents lead back to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+import flax.linen as nn
+import jax
+
+from bdf_jax.errors import BdfError
+from bdf_jax.models.layers import BatchNorm
+from bdf_jax.parts import Family, Named
+from bdf_jax.pixels import LUMA, MEAN, STD
+
+BASES = ("V", "I")  # visible and infrared: positions 0 and 1 of an image pair
+# Normalised pixels lie above -2.2, so this offset keeps the ReLU open on every one of them.
+OPEN = 2.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Maker(Family):
+    """How a view is made of its parent.
+
+    Attributes:
+      learned: whether it has parameters; those are observed (active fraction, deviation).
+    """
+
+    learned = False
+
+    def module(self, name: str, network: nn.Module) -> nn.Module:
+        """The module under this name in the network: (images (..., 3), train) to (view of the same shape, active).
+
+        `active` is the share of its hidden units that are not 0, or None where there are none.
+        """
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """One more view of a base.
+
+    Attributes:
+      of: its parent: V, I or another view.
+      by: how it is made.
+      share: a view whose parameters it shares; empty: its own.
+      detach: no gradient to the maker, which then stays as it started (a control).
+    """
+
+    of: str
+    by: Maker
+    share: str = ""
+    detach: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixelwise(Maker):
+    """G(x) = W2 . relu(W1 . x + b1) + b2: two 1x1 convolutions, 3 -> hidden -> 3.
+
+    `init="gray"` starts as the grey image; `init="third"` (all weights 1/3, no offsets) is the closest relative's,
+    and closes the ReLU on every pixel darker than the mean; `init="random"` is a random recolouring.
+
+    Source: Liu et al., ICPR 2020, for one generator a base; Li et al., "Infrared-Visible Cross-Modal Person
+    Re-Identification with an X Modality", AAAI 2020, for its form.
+    """
+
+    hidden: int = 1
+    init: Literal["gray", "third", "random"] = "gray"
+    learned = True
+
+    def __post_init__(self) -> None:
+        if self.hidden < 1 or (self.init != "random" and self.hidden != 1):
+            raise BdfError(
+                f"Pixelwise.hidden: init {self.init!r} is defined for 1 hidden channel, found {self.hidden}; "
+                "use init=random for more"
+            )
+
+    def module(self, name: str, network: nn.Module) -> nn.Module:
+        """See `Maker.module`."""
+        return _Pixelwise(self.hidden, self.init, name=name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Middle(Maker):
+    """An encoder 3 -> 1 -> 1 with batch normalisation, and a decoder 1 -> 3 that all middle views share.
+
+    Source: Zhang et al., "Towards a Unified Middle Modality Learning for Visible-Infrared Person
+    Re-Identification", ACM MM 2021.
+    """
+
+    learned = True
+
+    def module(self, name: str, network: nn.Module) -> nn.Module:
+        """See `Maker.module`."""
+        decoder = network.shared("generator_middle_decoder", lambda name: nn.Dense(3, name=name))  # type: ignore[attr-defined]
+        return _Middle(decoder, network.axis_name, name=name)  # type: ignore[attr-defined]
+
+
+@dataclasses.dataclass(frozen=True)
+class Grey(Maker):
+    """The luma of the image in all three channels: nothing is learned (a control)."""
+
+    def module(self, name: str, network: nn.Module) -> nn.Module:
+        """See `Maker.module`."""
+        return _Grey(name=name)
+
+
+class _Pixelwise(nn.Module):
+    hidden: int
+    init_: str
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
+        constant, normal = nn.initializers.constant, nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+        W1, b1, W2, b2 = {
+            "gray": (constant(1 / 3), constant(OPEN), constant(1.0), constant(-OPEN)),
+            "third": (constant(1 / 3), constant(0.0), constant(1 / 3), constant(0.0)),
+            "random": (normal, constant(OPEN), normal, constant(0.0)),
+        }[self.init_]
+        hidden = nn.relu(nn.Dense(self.hidden, kernel_init=W1, bias_init=b1, name="conv1")(images))
+        return nn.Dense(3, kernel_init=W2, bias_init=b2, name="conv2")(hidden), (hidden > 0).mean()
+
+
+class _Middle(nn.Module):
+    decoder: nn.Module
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
+        hidden = nn.relu(nn.Dense(1, bias_init=nn.initializers.constant(OPEN), name="conv1")(images))
+        code = BatchNorm(axis_name=self.axis_name, name="bn")(nn.Dense(1, name="conv2")(hidden), train=train)
+        return self.decoder(code), (hidden > 0).mean()
+
+
+class _Grey(nn.Module):
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> tuple[jax.Array, None]:
+        luma = ((images * STD + MEAN) @ LUMA)[..., None]
+        return (luma - MEAN) / STD, None
+
+
+def base_of(name: str, views: Mapping[str, View]) -> int:
+    """0 for a view of V, 1 for one of I.
+
+    Raises:
+      BdfError: a view that is not there, or views that are each other's parents.
+    """
+    seen = [name]
+    while name not in BASES:
+        if name not in views:
+            raise BdfError(f"views: there is no view {name!r}; there are {', '.join([*BASES, *views])}")
+        name = views[name].of
+        if name in seen:
+            raise BdfError(f"views: {' of '.join([*seen, name])}: no view can be made of itself")
+        seen.append(name)
+    return BASES.index(name)
+
+
+def check_views(views: Named[View]) -> None:
+    """Raises BdfError where a view cannot be made."""
+    for name, view in views.items():
+        if name in BASES:
+            raise BdfError(f"views.{name}: {' and '.join(BASES)} are the base images; name the view otherwise")
+        base_of(name, views)
+        if view.share and view.share not in views:
+            raise BdfError(f"views.{name}.share: there is no view {view.share!r} to share parameters with")
+
+
+def ancestors(names: tuple[str, ...], views: Mapping[str, View]) -> list[str]:
+    """The views that have to be made for `names`, parents first, without the bases."""
+    needed: list[str] = []
+
+    def add(name: str) -> None:
+        if name not in BASES and name not in needed:
+            add(views[name].of)
+            needed.append(name)
+
+    for name in names:
+        add(name)
+    return needed
+
+
+__all__ = ["BASES", "Grey", "Maker", "Middle", "Pixelwise", "View", "ancestors", "base_of", "check_views"]
