@@ -20,8 +20,9 @@ REPLACED = (
 )
 
 TINY = (
-    "--config.network.trunk.kind=Tiny --config.network.pool.stripes=1 --config.data.image_size=32,16 --config.augment.pad=2 "
-    "--config.data.identities=4 --config.data.images=2 --config.training.steps=2 --config.training.log_every=1 "
+    "--config.network.trunk.kind=Tiny --config.network.pool.stripes=1 --config.data.image_size=32,16 "
+    "--config.augment.pad=2 --config.data.identities=4 --config.data.images=2 "
+    "--config.training.steps=2 --config.training.log_every=1 "
     "--config.data.world.train_ids=6 --config.data.world.test_ids=3 --config.data.world.images=2 "
     "--config.data.world.size=32,16 --config.evaluation.batch_size=16 --config.evaluation.baselines=False"
 )
