@@ -7,11 +7,15 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from bdf_jax.errors import BdfError
 from bdf_jax.names import legible
 from bdf_jax.paths import local_path
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 
 def check_output(path: str | os.PathLike[str], what: str) -> Path:
@@ -77,6 +81,20 @@ def write_text(path: str | os.PathLike[str], text: Any) -> None:
     """Writes a text file in UTF-8; names that are not UTF-8 are escaped."""
     with replaced(path) as out:
         out.write(legible(str(text)).encode())
+
+
+def print_whole(table: Table, console: Console | None = None) -> None:
+    """Prints a table as wide as it needs: a line that the terminal breaks can still be read, one that is cut cannot."""
+    from rich.console import Console
+
+    console = console or Console()
+    needed = width_of(table, console)
+    (console if needed <= console.width else Console(file=console.file, width=needed)).print(table)
+
+
+def width_of(table: Table, console: Console) -> int:
+    """Columns that a table needs."""
+    return console.measure(table, options=console.options.update_width(1000)).maximum
 
 
 def _file(path: str | os.PathLike[str], failure: str) -> Path:

@@ -7,9 +7,9 @@ import dataclasses
 import json
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from bdf_jax import output
 from bdf_jax.commands.embed import add_level_arguments
 from bdf_jax.data.check import check_tree
 from bdf_jax.data.findings import Problem, Report
@@ -86,9 +86,7 @@ def _print(report: Report, source: str, galleries: str) -> None:
             star = " *" if row[what] != published and not report.synthetic else ""  # a world is meant to differ
             cells += [f"{row[what]:,}", "" if published is None else f"{published:,}{star}"]
         table.add_row(*cells)
-    console = Console()
-    needed = console.measure(table, options=console.options.update_width(400)).maximum
-    (console if needed <= console.width else Console(width=needed)).print(table)
+    output.print_whole(table)
     looked = f"{report.decoded:,} images decoded" if report.decoded else "images not decoded (--quick)"
     for word, problems in (("missing", report.missing), ("corrupt", report.corrupt)):
         for problem in problems[:SHOWN]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 
-from bdf_jax.output import check_output, write_text
+from bdf_jax import output
 
 CLASSES = 395  # SYSU-MM01's training identities: the parameters of a method include a classifier of them
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help="only these; default: all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="all of these; default: a table of every method")
     parser.add_argument("--json", default="", metavar="FILE", help="write the list here, too")
 
 
@@ -21,16 +20,20 @@ def run(arguments: argparse.Namespace) -> None:
     from bdf_jax.method import find, registry
 
     if arguments.json:
-        check_output(arguments.json, "--json")
+        output.check_output(arguments.json, "--json")
     names = arguments.names or list(registry())
     rows = [describe(name, find(name)) for name in names]
     if arguments.json:
-        write_text(arguments.json, json.dumps(rows, indent=2) + "\n")
-    print_table(rows)
+        output.write_json(arguments.json, rows)
+    if arguments.names:
+        for row in rows:
+            print_whole(row)
+    else:
+        print_table(rows)
 
 
 def describe(name: str, method: object) -> dict[str, object]:
-    """A row: name, year, fidelity, parameters at 395 identities, what it needs, paper."""
+    """Name, year, fidelity, parameters at 395 identities, what it needs, paper, note."""
     import jax
 
     from bdf_jax.method import Method
@@ -47,18 +50,37 @@ def describe(name: str, method: object) -> dict[str, object]:
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
         "needs": ", ".join(method.needs()),
         "paper": method.paper,
+        "note": method.note,
     }
 
 
 def print_table(rows: list[dict[str, object]]) -> None:
     """One row a method."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*rows[0])
+    table = Table()
+    for key in [key for key in rows[0] if key != "note"]:
+        table.add_column(key, no_wrap=True)
     for row in rows:
-        cells = (f"{value:,}" if key == "parameters" else str(value) for key, value in row.items())
-        table.add_row(*(Text(cell, overflow="fold") for cell in cells))
-    Console().print(table)
-    print(f"parameters: with a classifier of {CLASSES} identities; critics included")
+        shown = {k: v for k, v in row.items() if k != "note"} | {
+            "parameters": f"{row['parameters']:,}",
+            "paper": cited(str(row["paper"])),
+        }
+        table.add_row(*(Text(str(value)) for value in shown.values()))
+    output.print_whole(table)
+    print(f"parameters: with a classifier of {CLASSES} identities, critics included; `methods NAME` says more of one")
+
+
+def print_whole(row: dict[str, object]) -> None:
+    """All that is known of one method."""
+    for key, value in row.items():
+        if value != "":
+            print(f"{key + ':':<13} {f'{value:,}' if key == 'parameters' else value}")
+
+
+def cited(paper: str) -> str:
+    """`Li et al., AAAI` of "Li, Wei: An X, AAAI"."""
+    authors, _, rest = paper.partition(":")
+    first, *others = authors.split(", ")
+    return f"{first}{' et al.' if others else ''}, {rest.rpartition(', ')[2]}"

@@ -45,21 +45,13 @@ def print_differences(rows: Sequence[Mapping[str, Any]], console: Console | None
 
 def _print(console: Console | None, columns: Mapping[str, Sequence[str]], title: str, caption: str) -> None:
     console = console or Console()
-    if _width(console, _table(columns, title, caption)) > console.width:
+    if output.width_of(_table(columns, title, caption), console) > console.width:
         # "-": the flag says nothing of this row (a baseline has no BNNeck), so it does not contradict the others.
         values = {name: set(cells) - {"-"} for name, cells in columns.items() if name not in METRICS}
         same = {name: found.pop() for name, found in values.items() if len(found) == 1}
         caption += "\nin every row: " + ", ".join(f"{name} {value}" for name, value in same.items())
         columns = {name: cells for name, cells in columns.items() if name not in same}
-    table = _table(columns, title, caption)
-    needed = _width(console, table)
-    if needed > console.width:  # a line that the terminal breaks can still be read, one that is cut cannot
-        console = Console(file=console.file, width=needed)
-    console.print(table)
-
-
-def _width(console: Console, table: Table) -> int:
-    return console.measure(table, options=console.options.update_width(1000)).maximum
+    output.print_whole(_table(columns, title, caption), console)
 
 
 def _table(columns: Mapping[str, Sequence[str]], title: str, caption: str) -> Table:

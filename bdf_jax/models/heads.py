@@ -69,14 +69,19 @@ class Neck(Family):
 
 @dataclasses.dataclass(frozen=True)
 class BNNeck(Neck):
-    """Batch normalisation without a learned offset.
+    """Batch normalisation, as a rule without a learned offset.
 
     Source: Luo et al., "Bag of Tricks and a Strong Baseline for Deep Person Re-Identification", CVPRW 2019.
+
+    Attributes:
+      offset: none, learned, or "frozen": there as zeros that are never trained, as several authors' codes keep it.
     """
+
+    offset: Literal["none", "learned", "frozen"] = "none"
 
     def __call__(self, pooled_NMD: jax.Array, name: str, train: bool, norm: Mapping[str, Any]) -> jax.Array:
         """See `Neck`."""
-        return BatchNorm(use_bias=False, name=name, **norm)(pooled_NMD, train=train)
+        return BatchNorm(offset=self.offset, name=name, **norm)(pooled_NMD, train=train)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ and the single one of an evaluation.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -118,7 +118,7 @@ class BatchNorm(nn.Module):
         and the layer keeps one set for each of all views.
       tables: how many views there are.
       axis_name: of the devices under pmap.
-      use_bias: whether there is a learned offset (the BNNeck has none).
+      offset: learned, none, or "frozen": there, and never trained.
       scale_init: initial scale.
       momentum: of the running statistics, in Flax's convention (PyTorch's 0.1).
       epsilon: added to the variance.
@@ -127,7 +127,7 @@ class BatchNorm(nn.Module):
     modalities: tuple[int, ...] | None = None
     tables: int = 4
     axis_name: str | None = None
-    use_bias: bool = True
+    offset: Literal["learned", "none", "frozen"] = "learned"
     scale_init: Callable[..., jax.Array] = nn.initializers.ones
     momentum: float = 0.9
     epsilon: float = 1e-5
@@ -138,7 +138,9 @@ class BatchNorm(nn.Module):
         C = x.shape[-1]
         shape = (C,) if self.modalities is None else (self.tables, C)
         scale = self.param("scale", self.scale_init, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32) if self.use_bias else jnp.zeros(shape)
+        none = self.offset == "none"
+        bias = jnp.zeros(shape) if none else self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        bias = jax.lax.stop_gradient(bias) if self.offset == "frozen" else bias
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         rows = None if self.modalities is None else jnp.asarray(self.modalities)

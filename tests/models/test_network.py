@@ -290,9 +290,8 @@ def test_a_non_local_block_starts_as_the_identity_and_is_its_definition_in_loops
     ("method", "classes", "count"), [("agw", 395, 24_359_311), ("cmgan", 395, 24_759_755 + 2_550_502)]
 )
 def test_a_method_has_the_published_number_of_parameters(method, classes, count):
-    """AGW's code keeps an offset of the BNNeck that it never trains (2,048 zeros); there is none here."""
     value = find(method)
     network = small.base_derivative(value.network, classes, value.views)
     shapes = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, train=True), images())
     found = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
-    assert found == count - (2048 if method == "agw" else 0)
+    assert found == count
