@@ -15,10 +15,13 @@ from bdf_jax.errors import BdfError, at_least, check_names, within
 from bdf_jax.losses.terms import Loss
 from bdf_jax.models.network import NetworkConfig
 from bdf_jax.parts import Named
+from bdf_jax.training.entries import Entry
 from bdf_jax.training.optimiser import Adam, Optimiser
-from bdf_jax.views import BASES, View, base_of, check_views
+from bdf_jax.views import BASES, Branch, Channels, View, base_of, check_channels, check_views
 
 Dataset = Literal["sysu_mm01", "regdb", "llcm"]
+# After the neck, before it, both in one vector (each of length 1), or as the network's fitted metric maps it.
+Retrieved = Literal["embedding", "pooled", "both", "fitted"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +85,9 @@ class AugmentConfig:
     erase: float = 0.5  # probability of random erasing
     erase_area: tuple[float, float] = (0.02, 0.4)  # erased share of the image
     erase_aspect: tuple[float, float] = (0.3, 3.33)  # height / width of the erased box
+    erase_with: tuple[float, float, float] = (0.0, 0.0, 0.0)  # what the box is filled with, normalised
+    visible_channels: Channels = (0.0, 0.0, 0.0, 0.0)
+    infrared_channels: Channels = (0.0, 0.0, 0.0, 0.0)
 
     def check(self) -> None:
         """Raises BdfError on an impossible value."""
@@ -92,6 +98,8 @@ class AugmentConfig:
             low, high = getattr(self, name)
             if not 0 < low <= high or (name == "erase_area" and high > 1):
                 raise BdfError(f"augment.{name}: expected 0 < low <= high (an area at most 1), found {(low, high)}")
+        for base in ("visible", "infrared"):
+            check_channels(f"augment.{base}_channels", getattr(self, f"{base}_channels"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,13 +117,14 @@ class Stage:
     epochs: float  # its share of `training.epochs` is epochs / the sum of all stages' epochs
     groups: tuple[str, ...] = ()  # that learn; empty: all
     losses: tuple[str, ...] = ()  # that are computed; empty: all
+    enter: Entry | None = None  # what is done to the parameters once, before its first step
 
 
 @dataclasses.dataclass(frozen=True)
 class RetrieveConfig:
     """Which feature stands for an image, and how two are compared."""
 
-    feature: Literal["embedding", "pooled"] = "embedding"  # after or before the neck
+    feature: Retrieved = "embedding"
     use: Literal["base", "derivative", "concat", "sum4"] = "base"  # which views of the image
     similarity: Literal["cosine", "euclidean"] = "cosine"
     flip_tta: bool = False  # mean feature of the image and its mirror image
@@ -187,6 +196,12 @@ class Config:
                 f"{self.data.train_split!r}. Set validate_every to 0 or change the split."
             )
         check_views(self.views)
+        for name, view in self.views.items():
+            if isinstance(view.by, Branch):
+                check_names(f"views.{name}.by.block", [view.by.block], tuple(self.network.blocks))
+                branches = self.network.blocks[view.by.block].branches
+                if not 0 <= view.by.branch < branches:
+                    raise BdfError(f"views.{name}.by.branch: {view.by.branch}, but the block has {branches}")
         entering = self.network.inputs or (*BASES, *self.views)
         for name in entering:
             base_of(name, self.views)
@@ -197,6 +212,8 @@ class Config:
                     f"retrieve.use: {self.retrieve.use!r} needs a second view of both bases, but {' and '.join(short)} "
                     f"images enter the network as {' '.join(self.views_of(0) + self.views_of(1))} alone"
                 )
+        if self.retrieve.feature == "fitted" and self.network.metric is None:
+            raise BdfError("retrieve.feature: 'fitted' needs a metric, --config.network.metric.kind=...")
         for name, loss in self.losses.items():
             loss.check(f"losses.{name}", entering, self)
         self._check_training()

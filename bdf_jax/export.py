@@ -21,6 +21,7 @@ from bdf_jax.config import RetrieveConfig, to_dict, vary
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.features import depends_on_modality, flags_of, make_embed, similarity_of
 from bdf_jax.models import Network
+from bdf_jax.models.metrics import check_fitted
 from bdf_jax.output import replaced
 from bdf_jax.paths import local_path
 from bdf_jax.pixels import MEAN, STD
@@ -118,6 +119,7 @@ def export_embedder(
     metadata, variables, step = load_variables(workdir, step)
     asked = {f"retrieve.{name}": value for name, value in changes.items() if value is not None}
     config = vary(metadata.config, asked)
+    check_fitted(config.retrieve.feature, variables, workdir)
     size = config.data.image_size
     files: dict[str, bytes] = {}
     manifest = _manifest(metadata, config.retrieve, step)

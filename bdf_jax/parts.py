@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import functools
 import importlib
+import pkgutil
 import sys
 import types
 import typing
@@ -64,11 +65,11 @@ class Family:
 
     kinds: ClassVar[dict[str, type]]
 
-    def __init_subclass__(cls, **options: Any) -> None:
+    def __init_subclass__(cls, abstract: bool = False, **options: Any) -> None:
         super().__init_subclass__(**options)
         if Family in cls.__bases__:
             cls.kinds = {}
-        elif not cls.__name__.startswith("_"):
+        elif not abstract:
             cls.kinds[kind_of(cls)] = cls
 
 
@@ -160,6 +161,8 @@ def leaves(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def find_kind(family: Any, kind: Any, path: str) -> type:
     """The class of a kind; raises BdfError where there is none, or where its module cannot be imported."""
+    if kind not in family.kinds:
+        _import_neighbours(family.__module__)
     if kind in family.kinds:
         return family.kinds[kind]
     module, colon, _ = str(kind).partition(":")
@@ -294,6 +297,15 @@ def _section(values: Any, path: str) -> Mapping[str, Any]:
     if not isinstance(values, Mapping):
         raise BdfError(f"{path}: expected a section of fields, found {values!r}")
     return values
+
+
+@functools.cache
+def _import_neighbours(module: str) -> None:
+    """The kinds of a family lie in the modules beside its own, which a method imports and a checkpoint does not."""
+    package = module.rpartition(".")[0]
+    if package.startswith("bdf_jax."):
+        for found in pkgutil.iter_modules(importlib.import_module(package).__path__):
+            importlib.import_module(f"{package}.{found.name}")
 
 
 @functools.cache

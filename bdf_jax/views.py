@@ -12,6 +12,7 @@ from typing import Literal
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from bdf_jax.errors import BdfError
 from bdf_jax.models.layers import BatchNorm
@@ -21,6 +22,8 @@ from bdf_jax.pixels import LUMA, MEAN, STD
 BASES = ("V", "I")  # visible and infrared: positions 0 and 1 of an image pair
 # Normalised pixels lie above -2.2, so this offset keeps the ReLU open on every one of them.
 OPEN = 2.2
+# Probabilities with which all channels become red, green, blue or grey; what is left to 1 keeps the image.
+Channels = tuple[float, float, float, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +113,59 @@ class Grey(Maker):
         return _Grey(name=name)
 
 
+@dataclasses.dataclass(frozen=True)
+class Drawn(Maker):
+    """The base image once more, in training with a draw of the augmentation of its own; only a base can be its parent.
+
+    Source: Ye et al., "Channel Augmented Joint Learning for Visible-Infrared Recognition", ICCV 2021.
+
+    Attributes:
+      channels: instead of `augment.visible_channels` or `augment.infrared_channels`.
+    """
+
+    channels: Channels = (0.0, 0.0, 0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        check_channels("Drawn.channels", self.channels)
+
+    def module(self, name: str, network: nn.Module) -> nn.Module:
+        """See `Maker.module`."""
+        return _Same(name=name)
+
+
+@dataclasses.dataclass(frozen=True)
+class ZeroPadding(Maker):
+    """Grey in one channel and zeros in the others: visible images in the first, infrared ones in the last.
+
+    Source: Wu et al., "RGB-Infrared Cross-Modality Person Re-Identification", ICCV 2017.
+
+    Attributes:
+      channels: 2, or 3 with the middle one empty.
+      zeros: whether they are black pixels, put in "before" normalisation, or zeros "after" it.
+    """
+
+    channels: Literal[2, 3] = 2
+    zeros: Literal["before", "after"] = "after"
+
+    def module(self, name: str, network: nn.Module) -> nn.Module:
+        """See `Maker.module`."""
+        first = base_of(name.removeprefix("generator_"), network.views) == 0  # type: ignore[attr-defined]
+        return _ZeroPadding(self.channels, self.zeros, 0 if first else self.channels - 1, name=name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch(Maker):
+    """A view that is made of features in the middle of the trunk, by a block of the network with branches.
+
+    Attributes:
+      block: its name in `network.blocks`.
+      branch: which of its branches, from 0.
+    """
+
+    block: str
+    branch: int = 0
+
+
 class _Pixelwise(nn.Module):
     hidden: int
     init_: str
@@ -135,6 +191,27 @@ class _Middle(nn.Module):
         hidden = nn.relu(nn.Dense(1, bias_init=nn.initializers.constant(OPEN), name="conv1")(images))
         code = BatchNorm(axis_name=self.axis_name, name="bn")(nn.Dense(1, name="conv2")(hidden), train=train)
         return self.decoder(code), (hidden > 0).mean()
+
+
+class _Same(nn.Module):
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> tuple[jax.Array, None]:
+        return images, None
+
+
+class _ZeroPadding(nn.Module):
+    channels: int
+    zeros: str
+    place: int
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> tuple[jax.Array, None]:
+        luma = (images * STD + MEAN) @ LUMA
+        # Two channels are normalised as grey is: by the mean over colours.
+        mean, std = (MEAN, STD) if self.channels == 3 else (MEAN.mean().repeat(2), STD.mean().repeat(2))
+        black = -mean / std if self.zeros == "before" else jnp.zeros(self.channels)
+        padded = jnp.broadcast_to(black, (*luma.shape, self.channels))
+        return padded.at[..., self.place].set((luma - mean[self.place]) / std[self.place]), None
 
 
 class _Grey(nn.Module):
@@ -167,8 +244,21 @@ def check_views(views: Named[View]) -> None:
         if name in BASES:
             raise BdfError(f"views.{name}: {' and '.join(BASES)} are the base images; name the view otherwise")
         base_of(name, views)
+        if isinstance(view.by, (Drawn, Branch)) and view.of not in BASES:
+            raise BdfError(f"views.{name}.of: expected {' or '.join(BASES)}, found {view.of!r}")
         if view.share and view.share not in views:
             raise BdfError(f"views.{name}.share: there is no view {view.share!r} to share parameters with")
+
+
+def check_channels(path: str, channels: Channels) -> None:
+    """Raises BdfError where they are no probabilities."""
+    if min(channels) < 0 or sum(channels) > 1 + 1e-6:
+        raise BdfError(f"{path}: expected probabilities of red, green, blue and grey, found {channels}")
+
+
+def late(name: str, views: Mapping[str, View]) -> bool:
+    """Whether a view is made in the middle of the trunk."""
+    return name in views and isinstance(views[name].by, Branch)
 
 
 def ancestors(names: tuple[str, ...], views: Mapping[str, View]) -> list[str]:
@@ -176,13 +266,10 @@ def ancestors(names: tuple[str, ...], views: Mapping[str, View]) -> list[str]:
     needed: list[str] = []
 
     def add(name: str) -> None:
-        if name not in BASES and name not in needed:
+        if name not in BASES and name not in needed and not late(name, views):
             add(views[name].of)
             needed.append(name)
 
     for name in names:
         add(name)
     return needed
-
-
-__all__ = ["BASES", "Grey", "Maker", "Middle", "Pixelwise", "View", "ancestors", "base_of", "check_views"]

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bdf_jax.augment import MEAN, STD, augment, denormalise, normalise, step_key
+from bdf_jax.augment import augment, step_key
 from bdf_jax.config import AugmentConfig
+from bdf_jax.pixels import MEAN, STD, denormalise, normalise
 
 H, W = 32, 16
 NOTHING = AugmentConfig(flip=0.0, pad=0, erase=0.0)

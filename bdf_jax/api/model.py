@@ -22,11 +22,12 @@ from bdf_jax.api.folders import from_here, join
 from bdf_jax.api.pictures import Images, gather, pillow_silent
 from bdf_jax.api.warned import check_some_left, warn_of
 from bdf_jax.checkpoints import Metadata, load_variables
-from bdf_jax.config import vary
+from bdf_jax.config import Retrieved, vary
 from bdf_jax.data.images import cores
 from bdf_jax.data.levels import Levels
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.features import depends_on_modality, flags_of, make_embed
+from bdf_jax.models.metrics import check_fitted
 from bdf_jax.models.network import Network, derive
 from bdf_jax.parts import to_dict
 from bdf_jax.paths import local_path
@@ -51,7 +52,7 @@ def load(
     workdir: str | os.PathLike[str],
     step: int | None = None,
     *,
-    feature: Literal["embedding", "pooled"] | None = None,
+    feature: Retrieved | None = None,
     use: Literal["base", "derivative", "concat", "sum4"] | None = None,
     flip_tta: bool | None = None,
     batch_size: int | None = None,
@@ -78,6 +79,7 @@ def load(
     }
     changes = {name: value for name, value in given.items() if value is not None}
     config = vary(metadata.config, changes)
+    check_fitted(config.retrieve.feature, variables, workdir)
     source = os.path.abspath(local_path(workdir))
     return Model(Metadata(config, metadata.fingerprint, metadata.num_classes), variables, found, source)
 

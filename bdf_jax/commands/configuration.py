@@ -32,6 +32,23 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_retrieve(parser: argparse._ActionsContainer) -> None:
+    """The flags for which feature stands for an image, the fields of `retrieve`; by default those of the training."""
+    as_trained = "; default: as trained"
+    parser.add_argument(
+        "--feature",
+        choices=("embedding", "pooled", "both", "fitted"),
+        help="after the neck, before it, both in one vector, or in the fitted metric" + as_trained,
+    )
+    parser.add_argument(
+        "--use",
+        choices=("base", "derivative", "concat", "sum4"),
+        help="which views represent an image" + as_trained,
+    )
+    mean = argparse.BooleanOptionalAction
+    parser.add_argument("--flip-tta", action=mean, help="mean feature of the image and its mirror image")
+
+
 def read_config(file: str, overrides: Sequence[str]) -> Config:
     """The validated configuration of a file with some fields changed.
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bdf_jax.commands.configuration import add_retrieve
+
 if TYPE_CHECKING:
     from bdf_jax.api.model import Model
 
@@ -30,11 +32,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags that say which network is used, and how."""
     parser.add_argument("--model", required=True, metavar="DIR", help="work folder of a training run, or a checkpoint")
     parser.add_argument("--step", type=int, default=None, help="which checkpoint; default: the best, or the last")
-    parser.add_argument("--feature", choices=("embedding", "pooled"), help="after or before the neck")
-    parser.add_argument(
-        "--use", choices=("base", "derivative", "concat", "sum4"), help="which views represent an image"
-    )
-    parser.add_argument("--flip-tta", action=argparse.BooleanOptionalAction, default=None, help="also mirror images")
+    add_retrieve(parser)
     parser.add_argument("--batch-size", type=int, default=None, help="images on the devices at a time")
     add_level_arguments(parser)
     parser.add_argument(

@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from bdf_jax import launch
+from bdf_jax.commands.configuration import add_retrieve
 from bdf_jax.errors import BdfError
 from bdf_jax.output import check_output
 from bdf_jax.paths import check_local
@@ -27,18 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     of_run.add_argument(
         "--step", type=int, metavar="N", help="which checkpoint; default: the best on validation, or the last"
     )
-    of_run.add_argument(
-        "--feature", choices=("embedding", "pooled"), help="after or before the neck; default: as trained"
-    )
-    of_run.add_argument(
-        "--use",
-        choices=("base", "derivative", "concat", "sum4"),
-        help="which views represent an image; default: as trained",
-    )
-    optional = argparse.BooleanOptionalAction
-    of_run.add_argument("--flip-tta", action=optional, help="mean feature of the image and its mirror image")
+    add_retrieve(of_run)
     of_run.add_argument("--batch-size", type=int, metavar="N", help="images on the devices at a time")
-    of_run.add_argument("--baselines", action=optional, help="also chance, raw pixels, edges, the untrained network")
+    of_run.add_argument(
+        "--baselines",
+        action=argparse.BooleanOptionalAction,
+        help="also chance, raw pixels, edges, the untrained network",
+    )
     of_run.add_argument("--save-features", default="", metavar="FILE.npz", help="the features of the test images")
     of_run.add_argument("--data-dir", default="", metavar="DIR", help="where prepared records and worlds are now")
     of_file = parser.add_argument_group("feature files")
@@ -58,7 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gallery", type=words, default=[], help="SYSU-MM01: official, agw; default: both")
     parser.add_argument("--direction", type=words, default=[], help="such as visible_to_thermal; default: all")
     parser.add_argument("--trial", type=int, metavar="T", help="only this one: 0..9; for RegDB 1..10, the split")
-    parser.add_argument("--rerank", action=optional, default=False, help="k-reciprocal (k1 20, k2 6, lambda 0.3)")
+    parser.add_argument(
+        "--rerank", action=argparse.BooleanOptionalAction, default=False, help="k-reciprocal (k1 20, k2 6, lambda 0.3)"
+    )
     parser.add_argument("--report", default="", metavar="DIR", help="a page with curves, histograms and pictures")
     parser.add_argument("--json", default="", metavar="FILE", help="write the rows to this file")
     launch.add_arguments(parser)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from bdf_jax.commands.configuration import add_retrieve
 from bdf_jax.paths import check_local, local_path
 
 
@@ -16,11 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format", default="stablehlo", metavar="NAME,...", help="stablehlo, safetensors or both (default: stablehlo)"
     )
     parser.add_argument("--modality", default="", metavar="NAME", help="visible or infrared (default: both)")
-    parser.add_argument("--use", choices=("base", "derivative", "concat", "sum4"), help="default: as trained")
-    parser.add_argument("--feature", choices=("embedding", "pooled"), help="default: as trained")
-    parser.add_argument(
-        "--flip-tta", action=argparse.BooleanOptionalAction, default=None, help="mean with the mirror image"
-    )
+    add_retrieve(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -55,22 +55,26 @@ def make_embed(network: Network, settings: RetrieveConfig) -> Embed:
     def embed(variables: Mapping[str, Any], images_NHWC: jax.Array, modality: int) -> jax.Array:
         def features(images: jax.Array) -> jax.Array:
             outputs: Any = network.apply(variables, {BASES[modality]: images}, train=False, views=chosen(modality))
-            features_NMSD = outputs[settings.feature]
-            return features_NMSD.reshape(*features_NMSD.shape[:2], -1)
+            names = ("pooled", "embedding") if settings.feature == "both" else (settings.feature,)
+            found = [outputs[name].reshape(*outputs[name].shape[:2], -1) for name in names]
+            return found[0] if len(found) == 1 else jnp.concatenate([_of_length_1(x) for x in found], -1)
 
         images = normalise(images_NHWC)
         features_NMD = features(images)
         if settings.flip_tta:
             features_NMD = (features_NMD + features(images[:, :, ::-1])) / 2
         if similarity_of(settings) != "euclidean":
-            length_NM1 = jnp.linalg.norm(features_NMD, axis=-1, keepdims=True)
-            features_NMD = features_NMD / jnp.maximum(length_NM1, 1e-12)
+            features_NMD = _of_length_1(features_NMD)
         if settings.use == "sum4":
             return features_NMD.sum(axis=1)
         N, M, D = features_NMD.shape  # N has no value yet where a program for any batch size is exported
         return features_NMD.reshape(N, M * D) / np.sqrt(M)
 
     return jax.jit(embed, static_argnums=2)
+
+
+def _of_length_1(x: jax.Array) -> jax.Array:
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
 @enough_memory(IN_EMBEDDING)
@@ -138,4 +142,5 @@ def depends_on_modality(network: Network, settings: RetrieveConfig) -> bool:
     """Whether visible and infrared images take different ways through the network."""
     firsts = [network.views_of(base)[:1] for base in range(len(BASES))]
     as_they_are = settings.use == "base" and all(first[0] in BASES for first in firsts)
-    return network.config.split_at > 0 or network.config.bn == "per_view" or not as_they_are
+    specific = settings.feature == "fitted"
+    return specific or network.config.split_at > 0 or network.config.bn == "per_view" or not as_they_are

@@ -24,6 +24,7 @@ from bdf_jax.evaluation.harness import evaluate, measure, row
 from bdf_jax.evaluation.protocols import Protocol, protocols_for
 from bdf_jax.evaluation.table import print_table, write_json
 from bdf_jax.models import Network, initial_variables
+from bdf_jax.models.metrics import check_fitted
 
 
 def evaluate_workdir(
@@ -62,6 +63,7 @@ def evaluate_workdir(
     """
     metadata, variables, step = load_variables(workdir, step)
     config = config or metadata.config
+    check_fitted(config.retrieve.feature, variables, workdir)
     settings, size, batch_size = config.retrieve, metadata.config.data.image_size, config.evaluation.batch_size
     dataset = dataset or open_dataset(config.data, progress=distributed.is_first())
     _check_split(metadata, dataset, workdir)

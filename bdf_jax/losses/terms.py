@@ -65,14 +65,19 @@ class Scope:
         local: jax.Array = self._outputs["logits"][head]
         return local
 
-    def gathered(self, feature: Feature) -> list[jax.Array]:
-        """(P, K, M, D) of the global batch for each stripe."""
+    def gathered(self, feature: Feature, *, joined: bool = False) -> list[jax.Array]:
+        """(P, K, M, D) of the global batch for each stripe; where they are joined, one for all of them."""
         if feature not in self._gathered:
             features_NMSD = self._gather(self._outputs[feature])
             features_PKMSD = features_NMSD.reshape(*self.shape, *features_NMSD.shape[1:])
             # Once for all losses, so that their gradients are added up in one place.
             self._gathered[feature] = [features_PKMSD[:, :, :, s] for s in range(features_PKMSD.shape[3])]
-        return self._gathered[feature]
+        stripes = self._gathered[feature]
+        return [jnp.concatenate(stripes, axis=-1)] if joined and len(stripes) > 1 else stripes
+
+    def position(self, *names: str) -> list[int]:
+        """Where views lie on the M axis."""
+        return [self.views.index(name) for name in names]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,16 +145,18 @@ class Identity(Loss):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Edges(Loss):
+class Edges(Loss, abstract=True):
     """A loss of edges.
 
     Attributes:
       edges: "V>I": anchors of V, positives and negatives of I; "V<>I": both ways; "V+I>V+I": pools of views.
       on: the feature that is compared.
+      joined: whether an image's stripes are one vector; otherwise the loss is the mean over stripes.
     """
 
     edges: str
     on: Feature = "pooled"
+    joined: bool = dataclasses.field(default=False, kw_only=True)
 
     def pairs(self, path: str = "edges") -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
         """(anchors, candidates) of every edge."""
@@ -166,7 +173,7 @@ class _Edges(Loss):
         """One term an edge, mean over stripes: "V>I", or "V" for the edge of a side to itself."""
         pairs = self.pairs()
         edges = [tuple(tuple(scope.views.index(view) for view in side) for side in pair) for pair in pairs]
-        stripes = [self.terms(features_PKMD, edges) for features_PKMD in scope.gathered(self.on)]
+        stripes = [self.terms(features_PKMD, edges) for features_PKMD in scope.gathered(self.on, joined=self.joined)]
         names = ["+".join(a) if a == c else f"{'+'.join(a)}>{'+'.join(c)}" for a, c in pairs]
         return dict(zip(names, _mean(stripes), strict=True))
 
@@ -185,7 +192,7 @@ class _Edges(Loss):
 
 
 @dataclasses.dataclass(frozen=True)
-class Triplet(_Edges):
+class Triplet(Edges):
     """The hinge of hardest positive and hardest negative; see `ranking.ranking_terms`.
 
     Attributes:
@@ -201,7 +208,7 @@ class Triplet(_Edges):
     negatives: ranking.Negatives = "candidates"
 
     def terms(self, features_PKMD: jax.Array, edges: list[Any]) -> jax.Array:
-        """See `_Edges.terms`."""
+        """See `Edges.terms`."""
         return ranking.ranking_terms(
             features_PKMD,
             edges,
@@ -221,7 +228,7 @@ class Triplet(_Edges):
 
 
 @dataclasses.dataclass(frozen=True)
-class WeightedTriplet(_Edges):
+class WeightedTriplet(Edges):
     """Every positive and negative by its difficulty, no margin; see `ranking.weighted_terms`.
 
     Attributes:
@@ -233,7 +240,7 @@ class WeightedTriplet(_Edges):
     legacy: bool = False
 
     def terms(self, features_PKMD: jax.Array, edges: list[Any]) -> jax.Array:
-        """See `_Edges.terms`."""
+        """See `Edges.terms`."""
         return ranking.weighted_terms(features_PKMD, edges, form=self.form, legacy=self.legacy)
 
 

@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from bdf_jax.errors import BdfError
+from bdf_jax.losses.ranking import unit
 from bdf_jax.models.layers import BatchNorm
+from bdf_jax.models.metrics import WORDS
 from bdf_jax.parts import Family
 
 
@@ -94,6 +96,31 @@ class NoNeck(Neck):
 
 
 @dataclasses.dataclass(frozen=True)
+class Project(Neck):
+    """A matrix, and as a rule batch normalisation and an activation behind it.
+
+    Attributes:
+      features: E.
+      bias: whether the matrix has an offset.
+      norm: batch normalisation.
+      slope: of the activation below 0: 0 a ReLU, 1 none.
+    """
+
+    features: int = 512
+    bias: bool = True
+    norm: bool = True
+    slope: float = 1.0
+
+    def __call__(self, pooled_NMD: jax.Array, name: str, train: bool, norm: Mapping[str, Any]) -> jax.Array:
+        """See `Neck`."""
+        he = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+        x = nn.Dense(self.features, use_bias=self.bias, kernel_init=he, name=f"{name}_project")(pooled_NMD)
+        if self.norm:
+            x = BatchNorm(name=name, **norm)(x, train=train)
+        return x if self.slope == 1 else nn.leaky_relu(x, self.slope)
+
+
+@dataclasses.dataclass(frozen=True)
 class Head(Family):
     """Who is it? Scores of the classes from a feature; one for each stripe.
 
@@ -103,8 +130,8 @@ class Head(Family):
 
     of: Literal["embedding", "pooled"] = "embedding"
 
-    def __call__(self, feature_NMD: jax.Array, classes: int, name: str) -> jax.Array:
-        """(N, M, D) to (N, M, C) by parameters under `name`."""
+    def __call__(self, feature_NMD: jax.Array, classes: int, name: str, bases: tuple[int, ...]) -> jax.Array:
+        """(N, M, D) to (N, M, C) by parameters under `name`; `bases` says which one each view is of."""
         raise NotImplementedError
 
 
@@ -115,17 +142,56 @@ class Linear(Head):
     Attributes:
       hidden: units of a layer with a ReLU before it; 0: none.
       bias: whether it has an offset.
+      slope: below 0, of an activation before the matrix: 0 a ReLU, 1 none.
+      specific: whether each base has a matrix of its own (and none is shared).
     """
 
     hidden: int = 0
     bias: bool = False
+    slope: float = 1.0
+    specific: bool = False
 
-    def __call__(self, feature_NMD: jax.Array, classes: int, name: str) -> jax.Array:
+    def __call__(self, feature_NMD: jax.Array, classes: int, name: str, bases: tuple[int, ...]) -> jax.Array:
         """See `Head`."""
         small = nn.initializers.normal(0.001)
         if self.hidden:
             feature_NMD = nn.relu(nn.Dense(self.hidden, name=f"{name}_hidden")(feature_NMD))
-        return nn.Dense(classes, use_bias=self.bias, kernel_init=small, name=name)(feature_NMD)
+        if self.slope != 1:
+            feature_NMD = nn.leaky_relu(feature_NMD, self.slope)
+        if not self.specific:
+            return nn.Dense(classes, use_bias=self.bias, kernel_init=small, name=name)(feature_NMD)
+        own = {
+            base: nn.Dense(classes, use_bias=self.bias, kernel_init=small, name=f"{name}_{word}")
+            for base, word in enumerate(WORDS)
+            if base in bases
+        }
+        return jnp.stack([own[base](feature_NMD[:, m]) for m, base in enumerate(bases)], 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sphere(Head):
+    """s cos of the angle between the feature and the vector of each class.
+
+    Source: Fan et al., "SphereReID: Deep Hypersphere Manifold Embedding for Person Re-Identification", 2018.
+
+    Attributes:
+      scale: s.
+    """
+
+    scale: float = 14.0
+
+    def __call__(self, feature_NMD: jax.Array, classes: int, name: str, bases: tuple[int, ...]) -> jax.Array:
+        """See `Head`."""
+        return self.scale * _Cosines(classes, name=name)(feature_NMD)
+
+
+class _Cosines(nn.Module):
+    classes: int
+
+    @nn.compact
+    def __call__(self, feature_NMD: jax.Array) -> jax.Array:
+        kernel_DC = self.param("kernel", nn.initializers.normal(0.001), (feature_NMD.shape[-1], self.classes))
+        return unit(feature_NMD) @ unit(kernel_DC.T).T
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 
 from bdf_jax.errors import within
+from bdf_jax.models.blocks import Block
 from bdf_jax.models.heads import BNNeck, Critic, Head, Linear, Neck, Pool
+from bdf_jax.models.metrics import WORDS, Mapped, Metric
 from bdf_jax.models.resnet import STAGES
 from bdf_jax.models.trunk import ResNet, Trunk
 from bdf_jax.parts import Named
-from bdf_jax.views import BASES, View, ancestors, base_of
-
-WORDS = ("visible", "infrared")  # of the bases, in the names of what is specific to one
+from bdf_jax.views import BASES, View, ancestors, base_of, late
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +34,18 @@ class NetworkConfig:
     neck: Neck = BNNeck()
     heads: Named[Head] = Named(classifier=Linear())
     critics: Named[Critic] = Named()
+    blocks: Named[Block] = Named()  # between the stages of the trunk, in order
+    metric: Metric | None = None  # fitted once on the features of the training images
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the convolutions; parameters stay float32
     remat: Literal["none", "stage", "block"] = "none"  # what is computed again instead of kept for the gradient
 
     def check(self) -> None:
         """Raises BdfError on an impossible value."""
         within("network.split_at", self.split_at, 0, 5)
+        for name, block in self.blocks.items():
+            within(f"network.blocks.{name}.after", block.after, 1, self.trunk.stages)
+        if self.trunk.stages < len(STAGES) and self.split_at > self.trunk.stages:
+            within("network.split_at", self.split_at, 0, self.trunk.stages)
 
 
 class Network(nn.Module):
@@ -100,19 +106,29 @@ class Network(nn.Module):
             views: their names.
             pixels: {view: (N, H, W, 3)} of all views that were made, float32, normalised like the images.
             active: {view: ()}, share of its maker's hidden units that are not 0.
+            map: (N, M, H', W', C) the last map, before pooling.
             pooled: (N, M, S, D) float32, before the neck: what distances are taken between.
             embedding: (N, M, S, E) float32, after it: what is classified and, by default, retrieved by.
             logits: {head: (N, M, S, C)} float32.
+            fitted: (N, M, 1, d) float32, in the space of the metric, where there is one.
         """
         names = self.inputs if views is None else views
         pixels, active = self._pixels(images, ancestors(names, self.views), train)
         if pixels_only:
             return {"views": names, "pixels": pixels, "active": active}
-        x_NMHWC = jnp.stack([pixels[name] for name in names], 1)
-        for stage in range(len(STAGES)):
-            run = functools.partial(Network._stage, stage=stage, names=names, train=train)
+        # What is made in the middle of the trunk goes through the first stages as the image that it is made of.
+        inside = tuple(dict.fromkeys(self.views[name].of if late(name, self.views) else name for name in names))
+        x_NMHWC = jnp.stack([pixels[name] for name in inside], 1)
+        for stage in range(self.config.trunk.stages):
+            run = functools.partial(Network._stage, stage=stage, names=inside, train=train)
             remat = train and self.config.remat == "stage"
-            x_NMHWC = (nn.remat(run) if remat else run)(self, x_NMHWC)
+            before, x_NMHWC = x_NMHWC, (nn.remat(run) if remat else run)(self, x_NMHWC)
+            for name, block in self.config.blocks.items():
+                if block.after == stage + 1:
+                    x_NMHWC, inside = self._block(name, block, x_NMHWC, before, inside, names, train)
+        if inside != names:
+            x_NMHWC = jnp.stack([x_NMHWC[:, inside.index(name)] for name in names], 1)
+        bases = tuple(base_of(name, self.views) for name in names)
         # Of each stripe (N, M, D): the first of their parameters have no number where there is one stripe.
         pooled = self.config.pool(self, x_NMHWC.astype(jnp.float32))
         ends = [str(s) if len(pooled) > 1 else "" for s in range(len(pooled))]
@@ -121,17 +137,22 @@ class Network(nn.Module):
         embedding = [neck(x, "bnneck" + end, train, norm) for x, end in zip(pooled, ends, strict=True)]
         features = {"pooled": pooled, "embedding": embedding}
         logits = {
-            name: [head(x, self.num_classes, name + end) for x, end in zip(features[head.of], ends, strict=True)]
+            name: [head(x, self.num_classes, name + end, bases) for x, end in zip(features[head.of], ends, strict=True)]
             for name, head in heads.items()
         }
         if self.is_initializing():  # critics are called by the losses alone
             for name, critic in self.config.critics.items():
                 critic.module(f"critic_{name}")(features[critic.of][0])
+        outputs = {name: jnp.stack(stripes, 2) for name, stripes in features.items()}
+        metric = self.config.metric
+        if metric is not None:
+            outputs["fitted"] = Mapped(metric.features, name="metric")(outputs[metric.of], bases)
         return {
             "views": names,
             "pixels": pixels,
             "active": active,
-            **{name: jnp.stack(stripes, 2) for name, stripes in features.items()},
+            "map": x_NMHWC,
+            **outputs,
             "logits": {name: jnp.stack(stripes, 2) for name, stripes in logits.items()},
         }
 
@@ -147,6 +168,8 @@ class Network(nn.Module):
     ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         pixels, active = dict(images), {}
         for name in names:
+            if name in pixels:  # drawn by the augmentation
+                continue
             view = self.views[name]
             owner = view.share or name
             maker = self.shared(f"generator_{owner}", functools.partial(self.views[owner].by.module, network=self))
@@ -159,6 +182,24 @@ class Network(nn.Module):
     def _apart(self, names: tuple[str, ...]) -> tuple[int, ...] | None:
         """The place of each view in the tables of `BatchNorm`, where statistics are kept apart."""
         return None if self.config.bn == "shared" else tuple(self.inputs.index(name) for name in names)
+
+    def _block(
+        self,
+        name: str,
+        block: Block,
+        x_NMHWC: jax.Array,
+        before: jax.Array,
+        inside: tuple[str, ...],
+        wanted: tuple[str, ...],
+        train: bool,
+    ) -> tuple[jax.Array, tuple[str, ...]]:
+        """A block's map, with those of its branches that are wanted behind it; and the names of the views in it."""
+        settings = {"modalities": self._apart(inside), "tables": len(self.inputs), "axis_name": self.axis_name}
+        made: Any = block.module(name, **settings)(x_NMHWC, before, train=train)
+        x_NMHWC, branches = made if block.branches else (made, [])
+        more = [n for n in wanted if late(n, self.views) and self.views[n].by.block == name]  # type: ignore[attr-defined]
+        maps = [branches[self.views[n].by.branch][:, inside.index(self.views[n].of)] for n in more]  # type: ignore[attr-defined]
+        return (jnp.concatenate([x_NMHWC, jnp.stack(maps, 1)], 1) if maps else x_NMHWC), (*inside, *more)
 
     def _stage(self, x_NMHWC: jax.Array, stage: int, names: tuple[str, ...], train: bool) -> jax.Array:
         """One stage, shared, or one for each base; a view goes with its base."""
@@ -190,7 +231,12 @@ def derive(
 ) -> dict[str, jax.Array]:
     """The pixels of views, (N, H, W, 3) each, normalised, by running statistics; nothing enters the trunk."""
     made: Any = network.apply(variables, images, train=False, views=names, pixels_only=True)
-    return {name: made["pixels"][name] for name in names}
+    return {name: pictured(made["pixels"][name]) for name in names}
+
+
+def pictured(x: jax.Array) -> jax.Array:
+    """(..., 3) to look at: of two channels, zeros lie between them."""
+    return x if x.shape[-1] == 3 else jnp.stack([x[..., 0], jnp.zeros_like(x[..., 0]), x[..., 1]], -1)
 
 
 def criticise(network: Network, params: Mapping[str, Any], name: str, x: jax.Array) -> jax.Array:
@@ -202,7 +248,7 @@ def criticise(network: Network, params: Mapping[str, Any], name: str, x: jax.Arr
 
 def feature_size(config: NetworkConfig) -> int:
     """D of the pooled feature of an image, all stripes together."""
-    return config.trunk.features * config.pool.stripes
+    return config.trunk.features * config.pool.stripes  # of the fitted metric it is another
 
 
 def initial_variables(

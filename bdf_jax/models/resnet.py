@@ -29,7 +29,11 @@ class Architecture:
     @property
     def features(self) -> int:
         """D: channels of the last stage."""
-        return self.widths[-1] * (4 if self.bottleneck else 1)
+        return self.channels(4)
+
+    def channels(self, layer: int) -> int:
+        """Channels of layer1 to layer4."""
+        return self.widths[layer - 1] * (4 if self.bottleneck else 1)
 
 
 WIDTHS = (64, 128, 256, 512)

@@ -10,13 +10,18 @@ import flax.linen as nn
 from bdf_jax.errors import BdfError
 from bdf_jax.models.mobilenet import FEATURES as MOBILENET_FEATURES
 from bdf_jax.models.mobilenet import MobileStage
-from bdf_jax.models.resnet import ARCHITECTURES, Stage
+from bdf_jax.models.resnet import ARCHITECTURES, STAGES, Stage
 from bdf_jax.parts import Family
 
 
 @dataclasses.dataclass(frozen=True)
 class Trunk(Family):
-    """A network of five stages, `resnet.STAGES`."""
+    """A network of at most five stages, `resnet.STAGES`."""
+
+    @property
+    def stages(self) -> int:
+        """How many it has."""
+        return len(STAGES)
 
     @property
     def name(self) -> str:
@@ -40,10 +45,12 @@ class ResNet(Trunk):
     Attributes:
       depth: 18, 34 or 50.
       non_local: how many of the last blocks of layer1 to layer4 are followed by a non-local block.
+      layers: the last of them that there is.
     """
 
     depth: Literal[18, 34, 50] = 50
     non_local: tuple[int, int, int, int] = (0, 0, 0, 0)
+    layers: Literal[1, 2, 3, 4] = 4
 
     @property
     def name(self) -> str:
@@ -51,9 +58,14 @@ class ResNet(Trunk):
         return f"resnet{self.depth}"
 
     @property
+    def stages(self) -> int:
+        """See `Trunk`."""
+        return 1 + self.layers
+
+    @property
     def features(self) -> int:
         """See `Trunk`."""
-        return ARCHITECTURES[self.name].features
+        return ARCHITECTURES[self.name].channels(self.layers)
 
     def stage(self, stage: int, **settings: Any) -> nn.Module:
         """See `Trunk`."""
@@ -70,9 +82,11 @@ class Tiny(Trunk):
 
     Attributes:
       non_local: as in `ResNet`; all of a stage's blocks where it asks for more.
+      layers: as in `ResNet`.
     """
 
     non_local: tuple[int, int, int, int] = (0, 0, 0, 0)
+    layers: Literal[1, 2, 3, 4] = 4
 
     @property
     def name(self) -> str:
@@ -82,7 +96,12 @@ class Tiny(Trunk):
     @property
     def features(self) -> int:
         """See `Trunk`."""
-        return ARCHITECTURES["tiny"].features
+        return ARCHITECTURES["tiny"].channels(self.layers)
+
+    @property
+    def stages(self) -> int:
+        """See `Trunk`."""
+        return 1 + self.layers
 
     def stage(self, stage: int, **settings: Any) -> nn.Module:
         """See `Trunk`."""

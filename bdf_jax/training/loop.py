@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from bdf_jax import distributed
 from bdf_jax.checkpoints import Checkpoints, Metadata, newest_metadata
@@ -17,12 +18,14 @@ from bdf_jax.data.dataset import Dataset, open_dataset
 from bdf_jax.data.loader import train_batches
 from bdf_jax.data.sampler import make_sampler, steps_per_epoch
 from bdf_jax.errors import BdfError
+from bdf_jax.evaluation.fitting import fitted
 from bdf_jax.evaluation.workdir import evaluate_workdir, validation_map
 from bdf_jax.models import Network
 from bdf_jax.models.weights import read_source
 from bdf_jax.parts import leaves, to_dict
 from bdf_jax.paths import check_data_places, local_path
 from bdf_jax.training.compile import CompiledStep, compile_step
+from bdf_jax.training.entries import Entry
 from bdf_jax.training.events import check_wandb, open_events
 from bdf_jax.training.optimiser import schedule
 from bdf_jax.training.pictures import ViewGrid
@@ -126,6 +129,9 @@ def train(config: Config, dataset: Dataset, folder: Path, total: int) -> TrainSt
         )
         with contextlib.closing(file), contextlib.closing(watch), contextlib.closing(batches):
             for step in range(start + 1, total + 1):
+                phase = phase_of(plan, step)
+                if phase.enter is not None and step == phase.start + 1:
+                    state = compiled.place_state(_entered(phase.enter, state))
                 state, metrics = compiled_for(step).step(state, *compiled.place_batch(*watch.next_batch(batches)))
                 watch.add(step, metrics)
 
@@ -134,6 +140,10 @@ def train(config: Config, dataset: Dataset, folder: Path, total: int) -> TrainSt
                 if stop or validate or step == total or step % config.training.checkpoint_every == 0:
                     # A state is saved only once it is known to be finite.
                     watch.check(validating=bool(validate))
+                    if config.network.metric and (validate or step == total):
+                        metric = fitted(config, _variables(state), classes, dataset.train)
+                        stats = {**distributed.local(state.batch_stats), "metric": metric}
+                        state = compiled.place_state(distributed.local(state).replace(batch_stats=stats))
                     score = validation_map(config, _variables(state), classes, dataset) if validate else None
                     if score is not None:
                         watch.validated(step, score)
@@ -148,6 +158,13 @@ def train(config: Config, dataset: Dataset, folder: Path, total: int) -> TrainSt
                     )
             watch.say(checkpoints.summary())
     return state
+
+
+def _entered(enter: Entry, state: TrainState) -> TrainState:
+    """The state with the parameters that a stage begins with."""
+    own = distributed.local(state)
+    params = enter(jax.tree.map(np.array, own.params))
+    return own.replace(params=distributed.from_first(params))
 
 
 def _variables(state: TrainState) -> dict:

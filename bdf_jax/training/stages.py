@@ -10,6 +10,7 @@ import optax
 
 from bdf_jax.config import Config
 from bdf_jax.errors import BdfError
+from bdf_jax.training.entries import Entry
 from bdf_jax.training.optimiser import matches, role
 
 MAIN = "main"  # the parameters that stand in no group of their own
@@ -21,15 +22,19 @@ class Phase:
 
     Attributes:
       name: of the stage.
+      start: the number of steps before it.
       stop: the step with which it ends.
       losses: that are computed.
       pulls: for each group that learns, the losses that it learns from.
+      enter: what is done to the parameters before its first step.
     """
 
     name: str
+    start: int
     stop: int
     losses: tuple[str, ...]
     pulls: tuple[tuple[str, tuple[str, ...]], ...]
+    enter: Entry | None = None
 
 
 def phases(config: Config, total: int) -> list[Phase]:
@@ -56,7 +61,8 @@ def phases(config: Config, total: int) -> list[Phase]:
                     f"in its trains, or leave it out of stages.{name}.groups"
                 )
             pulls.append((group, terms))
-        found.append(Phase(name, stop, losses, tuple(pulls)))
+        enter = None if stage is None else stage.enter
+        found.append(Phase(name, start, stop, losses, tuple(pulls), enter))
         start = stop
     return found
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bdf_jax.augment import augment, step_key
+from bdf_jax.augment import augmented_views, step_key
 from bdf_jax.config import Config
 from bdf_jax.losses.terms import Scope
 from bdf_jax.models.network import Network, criticise
@@ -60,13 +60,13 @@ def train_step(
     first_pair = 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(labels_N)
     mean = (lambda tree: tree) if axis_name is None else (lambda tree: jax.lax.pmean(tree, axis_name))
     key = step_key(config.training.seed, state.step)
-    images_NBHWC = augment(images_NBHWC, key, config.augment, first_pair=first_pair)
+    images = augmented_views(images_NBHWC, key, config, first_pair=first_pair)
     trained = {name for _, names in phase.pulls for name in names}
 
     def objective(params: Any) -> tuple[Metrics, tuple[Any, Metrics]]:
         variables = {"params": params, "batch_stats": state.batch_stats}
         forward = functools.partial(_forward, network, variables)
-        outputs, averages = _in_slices(forward, images_NBHWC, config.training.slices)
+        outputs, averages = _in_slices(forward, images, config.training.slices)
         scope = Scope(
             {"views": network.inputs, **outputs},
             labels_N,
@@ -106,9 +106,8 @@ def _by_group(pull: Any, weighted: Metrics, params: Any, config: Config, phase: 
     return found
 
 
-def _forward(network: Network, variables: Any, images_NBHWC: jax.Array) -> tuple[Tree, Tree]:
+def _forward(network: Network, variables: Any, images: Mapping[str, jax.Array]) -> tuple[Tree, Tree]:
     """What the losses and the observers need: arrays with one row a pair, and averages over the batch."""
-    images = {name: images_NBHWC[:, base] for base, name in enumerate(BASES)}
     outputs, updates = network.apply(variables, images, train=True, mutable=["batch_stats"])
     observed = dict.fromkeys(name for view in outputs["active"] for name in (_base(view, network), view))
     moments = {name: outputs["pixels"][name] for name in observed}
@@ -118,7 +117,7 @@ def _forward(network: Network, variables: Any, images_NBHWC: jax.Array) -> tuple
 
 
 def _in_slices(
-    forward: Callable[[jax.Array], tuple[Tree, Tree]], images_NBHWC: jax.Array, slices: int
+    forward: Callable[[Mapping[str, jax.Array]], tuple[Tree, Tree]], images: Mapping[str, jax.Array], slices: int
 ) -> tuple[Tree, Tree]:
     """`forward` of the whole batch while the activations of one slice at a time are in memory.
 
@@ -130,12 +129,12 @@ def _in_slices(
       Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", RepL4NLP 2021.
     """
     if slices == 1:
-        return forward(images_NBHWC)
-    N = len(images_NBHWC)
+        return forward(images)
+    N = len(images[BASES[0]])
     # Every slices-th pair, so that each slice lies on all devices, holds all identities (where K is a multiple), and
     # is the same one on any number of devices.
-    images_SNBHWC = images_NBHWC.reshape(N // slices, slices, *images_NBHWC.shape[1:]).swapaxes(0, 1)
-    rows, averages = jax.lax.map(jax.checkpoint(forward, prevent_cse=False), images_SNBHWC)
+    cut = {name: x.reshape(N // slices, slices, *x.shape[1:]).swapaxes(0, 1) for name, x in images.items()}
+    rows, averages = jax.lax.map(jax.checkpoint(forward, prevent_cse=False), cut)
     merged = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(N, *x.shape[2:]), rows)
     return merged, jax.tree.map(lambda x: x.mean(0), averages)
 

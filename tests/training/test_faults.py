@@ -180,7 +180,7 @@ def test_what_evaluation_found_is_in_its_file_before_it_is_printed(config, workd
 
     monkeypatch.setattr("bdf_jax.evaluation.workdir.print_table", fails)
     with pytest.raises(UnicodeEncodeError):
-        evaluate_workdir(workdir, config=config.evaluation, rows_file=tmp_path / "rows.json")
+        evaluate_workdir(workdir, config=config, rows_file=tmp_path / "rows.json")
     assert json.loads((tmp_path / "rows.json").read_text())[0]["model"] == "trained"
 
 
