@@ -8,11 +8,14 @@ import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bdf_jax.config import DataConfig
 from bdf_jax.errors import BdfError
 from bdf_jax.names import legible
 from bdf_jax.streams import tell
+
+if TYPE_CHECKING:
+    from bdf_jax.config import DataConfig
 
 # Of at least two letters, as one is a drive; a single slash, as a Path makes one of two.
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
