@@ -6,6 +6,7 @@ takes: an archive packed where names are in GBK or Latin-1 is full of them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -33,3 +34,10 @@ def as_bytes(name: str) -> bytes:
 def from_bytes(name: bytes) -> str:
     """The inverse of `as_bytes`."""
     return name.decode("utf-8", "surrogateescape")
+
+
+def some(names: Iterable[object], shown: int = 3) -> str:
+    """The first few of many names, printable: 'a, b, c and 9 more'."""
+    listed = [printable(str(name)) for name in names]
+    more = f" and {len(listed) - shown:,} more" if len(listed) > shown else ""
+    return ", ".join(listed[:shown]) + more

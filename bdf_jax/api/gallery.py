@@ -18,10 +18,9 @@ from bdf_jax.api.warned import skipped_lines, warn_of
 from bdf_jax.data.images import read_pixels
 from bdf_jax.data.levels import AS_STORED, Levels
 from bdf_jax.errors import BdfError
-from bdf_jax.evaluation.feature_file import some
 from bdf_jax.evaluation.features import similarity_of
 from bdf_jax.evaluation.retrieval import top_k
-from bdf_jax.names import printable
+from bdf_jax.names import printable, some
 
 DEFAULT_K = 10
 QUERIES_SHOWN = 5  # of a result, in a notebook and as text

@@ -11,8 +11,7 @@ import numpy as np
 
 from bdf_jax.api.pictures import Images
 from bdf_jax.errors import BdfError
-from bdf_jax.evaluation.feature_file import some
-from bdf_jax.names import printable
+from bdf_jax.names import printable, some
 from bdf_jax.paths import local_path
 
 Ids = Sequence[Any] | Mapping[str, Any] | Callable[[str], Any] | str | os.PathLike[str]

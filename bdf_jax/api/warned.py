@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from bdf_jax.api.pictures import Images
 from bdf_jax.data.levels import NarrowRange
 from bdf_jax.errors import BdfError
-from bdf_jax.evaluation.feature_file import some
+from bdf_jax.names import some
 
 
 class SkippedImages(UserWarning):

@@ -57,6 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rerank", action=argparse.BooleanOptionalAction, default=False, help="k-reciprocal (k1 20, k2 6, lambda 0.3)"
     )
+    parser.add_argument(
+        "--own", action="store_true", help="evaluate what is not wholly the published test set, as one of your own"
+    )
     parser.add_argument("--report", default="", metavar="DIR", help="a page with curves, histograms and pictures")
     parser.add_argument("--json", default="", metavar="FILE", help="write the rows to this file")
     launch.add_arguments(parser)
@@ -120,6 +123,7 @@ def _evaluate_workdir(arguments: argparse.Namespace) -> None:
         step=arguments.step,
         config=vary(config, {name: value for name, value in changes.items() if value is not None}),
         rerank=arguments.rerank,
+        own=arguments.own,
         features_file=arguments.save_features,
         rows_file=arguments.json,
         report=arguments.report,
@@ -139,6 +143,7 @@ def _evaluate_features(arguments: argparse.Namespace) -> None:
         "trial": arguments.trial,
         "similarity": arguments.similarity or None,
         "rerank": arguments.rerank,
+        "own": arguments.own,
         **_chosen(arguments),
     }
     levels = Levels.of(arguments.white, arguments.black, "--")

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 
 from bdf_jax.data.index import INFRARED, VISIBLE
+from bdf_jax.data.trees import llcm as llcm_tree
 from bdf_jax.data.trees import sysu_mm01 as sysu_tree
 from bdf_jax.data.world import llcm as llcm_world
 from bdf_jax.data.world import plan as world_plan
@@ -32,12 +33,14 @@ class Published:
       identities: the same key -> identities.
       splits: SYSU-MM01: split -> its identities.
       folders: SYSU-MM01: (camera, identity) -> images.
+      cameras: LLCM: modality -> cameras that took test images.
     """
 
     images: dict[Key, int]
     identities: dict[Key, int]
     splits: dict[str, frozenset[int]] = dataclasses.field(default_factory=dict)
     folders: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)
+    cameras: dict[int, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
 
 @functools.cache
@@ -87,4 +90,9 @@ def _llcm() -> Published:
         images[split, None, {"vis": VISIBLE, "nir": INFRARED}[folder]] = total
         images[split, None, None] += total
     train, test = world_plan.FULL_SIZE["llcm"]
-    return Published(dict(images), {("train", None, None): train, ("test", None, None): test})
+    identities: dict[Key, int] = {("train", None, None): train, ("test", None, None): test}
+    cameras = {
+        modality: tuple(cam for cam in llcm_tree.CAMERAS if f"test_{folder}/cam{cam}" != llcm_tree.EMPTY_AS_PUBLISHED)
+        for folder, modality in llcm_tree.MODALITIES.items()
+    }
+    return Published(dict(images), identities, cameras=cameras)

@@ -8,20 +8,24 @@ A NumPy .npz with `features` (N, D) float, `pids` (N,), `cams` (N,), `modality` 
 from __future__ import annotations
 
 import dataclasses
-import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bdf_jax.data.index import ImageIndex
+from bdf_jax.data.trees.tree import DIGITS
 from bdf_jax.errors import BdfError
+from bdf_jax.evaluation.npz import read_npz
+from bdf_jax.evaluation.rankable import as_float32
 from bdf_jax.evaluation.similarity import check_similarity
+from bdf_jax.names import from_bytes, printable, some
 from bdf_jax.output import replaced
-from bdf_jax.trouble import refuse_trouble
 
 COLUMNS = ("features", "pids", "cams", "modality", "names")
+LONGEST = 4096  # characters of a path
+EXPECTED = f"a feature file: an .npz with the arrays {', '.join(COLUMNS)}, as np.savez writes it"
 FLAGS = {"feature": "", "use": "", "flip_tta": False}  # what a file may say of its features, and the default
 
 
@@ -68,25 +72,22 @@ def load_features(path: str | Path) -> FeatureFile:
     """Reads and checks a feature file.
 
     Raises:
-      BdfError: no such file, not an .npz, a missing key, wrong shapes or types, values that are not finite, two rows
-        of one name; always with how many and which.
+      BdfError: no such file, another kind of file, a missing key, wrong shapes or types, names that no path can have,
+        identities of more than 18 digits, features that float32 does not hold, two rows of one name; always with how
+        many and which.
     """
     path = Path(path)
-    arrays = _read(path)
+    arrays, found = read_npz(path, (*COLUMNS, "similarity", *FLAGS), EXPECTED)
     missing = [key for key in COLUMNS if key not in arrays]
     if missing:
         raise BdfError(
             f"{path}: expected the arrays {', '.join(COLUMNS)}; missing {', '.join(missing)}, "
-            f"found {', '.join(sorted(arrays)) or 'none'}"
+            f"found {some(sorted(found), 20)}"
         )
     names = _names(path, arrays["names"])
-    pids, cams, modality = (_integers(path, key, arrays[key], len(names)) for key in ("pids", "cams", "modality"))
-    wrong = np.flatnonzero(~np.isin(modality, (0, 1)))
-    if wrong.size:
-        raise BdfError(
-            f"{path}: modality is 0 (visible) or 1 (infrared); {wrong.size} of {len(names)} rows have another value: "
-            f"{some(f'{names[row]} has {modality[row]}' for row in wrong)}"
-        )
+    pids = _integers(path, "pids", arrays["pids"], names, 10**DIGITS - 1)
+    cams = _integers(path, "cams", arrays["cams"], names, 2**31 - 1)
+    modality = _modality(path, arrays["modality"], names)
     unique, counts = np.unique(names, return_counts=True)
     if len(unique) < len(names):
         raise BdfError(
@@ -96,73 +97,110 @@ def load_features(path: str | Path) -> FeatureFile:
     features_ND = _features(path, arrays["features"], names)
     index = ImageIndex(names, pids, cams.astype(np.int32), modality.astype(np.int8))
     flags = {key: _flag(path, key, arrays[key]) if key in arrays else default for key, default in FLAGS.items()}
-    similarity = str(arrays["similarity"]) if "similarity" in arrays else None
-    if similarity is not None:
-        check_similarity(similarity, f"{path}: similarity")
+    similarity = _similarity(path, arrays["similarity"]) if "similarity" in arrays else None
     return FeatureFile(features_ND, index, similarity, flags)
 
 
-def some(names: Iterable[object], shown: int = 3) -> str:
-    """The first few of many names: 'a, b, c and 9 more'."""
-    listed = [str(name) for name in names]
-    more = f" and {len(listed) - shown:,} more" if len(listed) > shown else ""
-    return ", ".join(listed[:shown]) + more
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise BdfError(f"{path}: expected a feature file (.npz), found {'a folder' if path.is_dir() else 'nothing'}")
-    try:
-        # Opened here, because np.load leaves a file open that turns out to be damaged.
-        with path.open("rb") as opened:
-            stored = np.load(opened, allow_pickle=False)
-            if isinstance(stored, np.ndarray):
-                raise BdfError(f"{path}: expected an .npz of several arrays, found a single array (.npy); use np.savez")
-            return {key: _array(path, stored, key) for key in (*COLUMNS, "similarity", *FLAGS) if key in stored}
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
-        refuse_trouble(error, f"{path}: cannot be read")
-        raise BdfError(f"{path}: expected an .npz written by np.savez, found something else ({error})") from error
-
-
-def _array(path: Path, stored: Any, key: str) -> np.ndarray:
-    try:
-        return stored[key]
-    except ValueError as error:  # what NumPy says of an object array when pickling is off
-        raise BdfError(
-            f"{path}: {key} is an array of Python objects, which is not read (unpickling can run code); "
-            f"write np.asarray({key}, dtype={'str' if key == 'names' else 'float or int'})"
-        ) from error
-
-
 def _names(path: Path, names: np.ndarray) -> np.ndarray:
+    """Names as a tree has them: bytes that are not UTF-8 stay, as `names.from_bytes` holds them."""
+    if names.ndim != 1 or names.dtype.kind not in "SU" or not len(names):
+        raise BdfError(f"{path}: names: expected (N,) strings with N > 0, found {_kind(names)}")
+    unit = np.dtype(np.uint8 if names.dtype.kind == "S" else np.uint32).newbyteorder(names.dtype.byteorder)
+    units_NL = np.frombuffer(names.tobytes(), unit).reshape(len(names), -1)
+    lengths_N = (units_NL != 0).sum(axis=1)
+    wrong = [
+        ("are empty", lengths_N == 0),
+        ("hold a zero byte, as no path can (text in UTF-16?)", (units_NL != 0)[:, 1:] > (units_NL != 0)[:, :-1]),
+        (f"are longer than {LONGEST} characters, as no path can be", lengths_N > LONGEST),
+    ]
+    if names.dtype.kind == "U":
+        # Bytes that are not UTF-8 are held as lone surrogates from U+DC80 to U+DCFF, others are no text.
+        surrogate = (units_NL >= 0xD800) & (units_NL <= 0xDFFF) & ~((units_NL >= 0xDC80) & (units_NL <= 0xDCFF))
+        wrong.append(("hold lone surrogates or other numbers that are no character", surrogate | (units_NL > 0x10FFFF)))
+    for what, mask in wrong:
+        rows = np.flatnonzero(mask.any(axis=1) if mask.ndim == 2 else mask)
+        if rows.size:
+            shown = some(f"row {row}, {_as_read(units_NL[row])}" for row in rows)
+            raise BdfError(f"{path}: names: {rows.size} of {len(names)} {what}: {shown}")
     if names.dtype.kind == "S":
-        names = np.char.decode(names, "utf-8")
-    if names.ndim != 1 or names.dtype.kind != "U" or not len(names):
-        raise BdfError(f"{path}: names: expected (N,) strings with N > 0, found {names.shape} {names.dtype}")
+        return np.asarray([from_bytes(name) for name in names.tolist()])
     return names
 
 
-def _integers(path: Path, key: str, values: np.ndarray, length: int) -> np.ndarray:
-    if values.shape != (length,) or values.dtype.kind not in "iub":
-        raise BdfError(f"{path}: {key}: expected ({length},) integers, as many as names; found {_kind(values)}")
-    bits = 64 if key == "pids" else 32
-    if values.size and not (-(2 ** (bits - 1)) <= int(values.min()) <= int(values.max()) < 2 ** (bits - 1)):
-        raise BdfError(f"{path}: {key}: expected {bits}-bit integers, found {values.min()} to {values.max()}")
+def _as_read(units_L: np.ndarray) -> str:
+    """The beginning of a name in characters that can be shown, whatever it holds."""
+    text = "".join(chr(unit) if unit <= 0x10FFFF else f"<{unit:#x}>" for unit in units_L[:60].tolist()).rstrip("\0")
+    return f"'{printable(text)}{'...' * (len(units_L) > 60)}'"
+
+
+def _integers(path: Path, key: str, values: np.ndarray, names: np.ndarray, most: int) -> np.ndarray:
+    """As int64, every digit kept."""
+    if values.shape != names.shape or values.dtype.kind not in "iu":
+        why = _why_no_integers(key, values, names) if values.shape == names.shape else ""
+        raise BdfError(
+            f"{path}: {key}: expected ({len(names)},) integers, as many as names; found {_kind(values)}{why}"
+        )
+    info = np.iinfo(values.dtype)
+    wrong = np.flatnonzero((values < max(0, info.min)) | (values > min(most, info.max)))
+    if wrong.size:
+        limit = f"at most {DIGITS} digits, as in trees" if most >= 2**31 else f"0 to {most}"
+        raise BdfError(
+            f"{path}: {key}: expected integers from 0 on, of {limit}; {wrong.size} of {len(names)} rows have others: "
+            f"{some(f'{names[row]} has {values[row]}' for row in wrong)}"
+        )
     return values.astype(np.int64)
+
+
+def _why_no_integers(key: str, values: np.ndarray, names: np.ndarray) -> str:
+    """What to do about a column of another type, and the first rows that make it so."""
+    if values.dtype.kind != "f":
+        return f"; the first is {values[0]!r} ({names[0]}). Number them, and write {key} as np.int64"
+    with np.errstate(invalid="ignore"):
+        wrong = np.flatnonzero(~(np.trunc(values) == values) | ~np.isfinite(values))
+        lost = np.flatnonzero(np.abs(values) >= 2.0 ** (np.finfo(values.dtype).nmant + 1))
+    if wrong.size:
+        listed = some(f"{names[row]} has {values[row]}" for row in wrong)
+        return f"; {wrong.size} of {len(names)} rows are no whole numbers: {listed}"
+    if lost.size:
+        listed = some(f"{names[row]} has {values[row]:.0f}" for row in lost)
+        return f"; {lost.size} rows have more digits than {values.dtype} keeps: {listed}. Write integers at once"
+    return f"; all are whole: write {key}.astype(np.int64)"
+
+
+def _modality(path: Path, values: np.ndarray, names: np.ndarray) -> np.ndarray:
+    if values.dtype.kind == "b":
+        values = values.astype(np.int8)
+    if values.shape == names.shape and values.dtype.kind in "iu":
+        wrong = np.flatnonzero(~np.isin(values, (0, 1)))
+        if wrong.size:
+            raise BdfError(
+                f"{path}: modality is 0 (visible) or 1 (infrared); {wrong.size} of {len(names)} rows have another "
+                f"value: {some(f'{names[row]} has {values[row]}' for row in wrong)}"
+            )
+    return _integers(path, "modality", values, names, 1)
 
 
 def _features(path: Path, features: np.ndarray, names: np.ndarray) -> np.ndarray:
     if features.ndim != 2 or features.shape[0] != len(names) or not features.shape[1] or features.dtype.kind != "f":
-        raise BdfError(f"{path}: features: expected ({len(names)}, D) floating point; found {_kind(features)}")
-    with np.errstate(over="ignore"):
-        features = np.ascontiguousarray(features, dtype=np.float32)
-    broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if broken.size:
+        hint = ""
+        if features.dtype.kind == "V" and features.dtype.itemsize == 2:
+            hint = " (bfloat16, perhaps, which NumPy saves as bare bytes)"
+        what = "" if features.dtype.kind == "f" else "; write features.astype(np.float32)"
+        if features.dtype.kind == "c":
+            what = "; which real numbers stand for an image?"
         raise BdfError(
-            f"{path}: features of {broken.size} of {len(names)} images are NaN, infinite or beyond float32: "
-            f"{some(names[broken])}"
+            f"{path}: features: expected ({len(names)}, D) floating point; found {_kind(features)}{hint}{what}"
         )
-    return features
+    return as_float32(features, names, f"{path}: ")
+
+
+def _similarity(path: Path, value: np.ndarray) -> str:
+    if value.ndim or value.dtype.kind not in "SU":
+        raise BdfError(f"{path}: similarity: expected one string, found {_kind(value)}; write np.asarray('cosine')")
+    similarity = value.item()
+    similarity = from_bytes(similarity) if isinstance(similarity, bytes) else similarity
+    check_similarity(similarity, f"{path}: similarity")
+    return similarity
 
 
 def _flag(path: Path, key: str, value: np.ndarray) -> Any:

@@ -13,10 +13,13 @@ import numpy as np
 from bdf_jax.data.index import ImageIndex
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation import baselines, harness, statistics
-from bdf_jax.evaluation.feature_file import load_features, some
+from bdf_jax.evaluation.feature_file import load_features
 from bdf_jax.evaluation.protocols import Protocol, check_choices, protocols_for, rules_for
+from bdf_jax.evaluation.rankable import check_scores, concerns
 from bdf_jax.evaluation.ranking import Measured
+from bdf_jax.evaluation.similarity import check_similarity
 from bdf_jax.evaluation.test_sets import check_test_set, not_the_published
+from bdf_jax.names import some
 from bdf_jax.paths import local_path
 
 
@@ -29,6 +32,7 @@ def evaluate_files(
     trial: int | None = None,
     similarity: str | None = None,
     rerank: bool = False,
+    own: bool = False,
     **chosen: Any,
 ) -> list[dict[str, Any]]:
     """The rows of one feature file, or of one for each test split (RegDB's ten trials).
@@ -41,14 +45,16 @@ def evaluate_files(
       trial: only this trial.
       similarity: None: what the file says, or cosine.
       rerank: k-reciprocal re-ranking.
+      own: evaluate what is not wholly the published test set all the same, as a test set of its own.
       **chosen: `modes`, `shots`, `galleries`, `directions` of `protocols_for`.
 
     Raises:
-      BdfError: what `load_features`, `check_test_set` and `protocols_for` raise; files that do not go together.
+      BdfError: what `load_features`, `check_test_set` and `protocols_for` raise; features that cannot be ranked
+        (`rankable`); files that do not go together.
     """
     check_choices(dataset, **chosen)  # a mistyped mode is not the fault of a file
     measured_side = functools.partial(
-        _measured_side, dataset, root=root, similarity=similarity, rerank=rerank, chosen=chosen
+        _measured_side, dataset, root=root, similarity=similarity, rerank=rerank, own=own, chosen=chosen
     )
     numbers, paths = _paths(dataset, features, trial)
     first = measured_side(numbers, paths)
@@ -80,7 +86,8 @@ def parse_shots(words: Iterable[str]) -> list[int]:
 
 def notes(rows: Sequence[dict[str, Any]]) -> list[str]:
     """What a reader of the table must know beside the numbers."""
-    said = baselines.near_chance_notes(rows)
+    said = [f"{row['model']}: {note}" for row in rows for note in row.get("notes", ())]
+    said = list(dict.fromkeys(said)) + baselines.near_chance_notes(rows)
     if any(row.get("test_set") == "own" for row in rows):
         said.append(
             "these are not the images of the published test set: the numbers do not compare with published ones. "
@@ -104,6 +111,7 @@ class _Side:
     protocols: list[Protocol]
     measured: list[list[Measured]]  # for each protocol, for each split
     flags: dict[str, Any]
+    notes: list[str]
 
 
 def _measured_side(
@@ -114,34 +122,43 @@ def _measured_side(
     root: str | Path,
     similarity: str | None,
     rerank: bool,
+    own: bool,
     chosen: Mapping[str, Any],
 ) -> _Side:
     rules = rules_for(dataset)
     indices, by_split = [], []
     protocols: list[Protocol] = []
     flags: dict[str, Any] = {}
+    said_of: list[str] = []
     for number, path in zip(numbers, paths, strict=True):
         file = load_features(path)
-        test_set, picks = check_test_set(dataset, file.index, root=root, trial=number)
+        test_set, picks, differs = check_test_set(dataset, file.index, root=root, trial=number, own=own)
         official = "official" in (chosen.get("galleries") or rules.galleries)
-        if test_set == "own" and official and rules.published.images is not None:
+        if test_set == "own" and official and not root and rules.published.images is not None:
             raise not_the_published(dataset, file.index)
         protocols = protocols_for(dataset, file.index, trial=number, picks=picks, **chosen)
         compared_by = similarity or file.similarity or "cosine"
+        check_similarity(compared_by)
         said = {**file.flags, "similarity": compared_by, "rerank": rerank, "test_set": test_set}
         if flags not in ({}, said):
             raise BdfError(f"{path}: the files of several trials must agree in their flags, {flags}; found {said}")
         flags = said
+        check_scores(file.features_ND, file.index.names, compared_by, f"{path}: ")
+        refused, noted = concerns(file.features_ND, file.index, compared_by)
+        if refused:
+            raise BdfError(f"{path}: {refused[0]}")
+        of_split = f"trial {number}: " if len(paths) > 1 else ""
+        said_of += [of_split + note for note in ([differs] if differs else []) + noted]
         by_split.append(harness.measure(file.features_ND, file.index, protocols, similarity=compared_by, rerank=rerank))
         indices.append(file.index)
     measured = [list(splits) for splits in zip(*by_split, strict=True)]
-    return _Side(paths[0].stem, [n for n in numbers if n is not None], indices, protocols, measured, flags)
+    return _Side(paths[0].stem, [n for n in numbers if n is not None], indices, protocols, measured, flags, said_of)
 
 
 def _rows(side: _Side) -> list[dict[str, Any]]:
     trials = side.numbers if len(side.indices) > 1 else None
     rows = [
-        harness.row(protocol, splits, model=side.model, flags=side.flags, trials=trials)
+        harness.row(protocol, splits, model=side.model, flags={**side.flags, "notes": side.notes}, trials=trials)
         for protocol, splits in zip(side.protocols, side.measured, strict=True)
     ]
     baselines.add_chance(rows, side.indices[-1], side.protocols)
@@ -173,3 +190,10 @@ def _check_same_images(a: ImageIndex, b: ImageIndex) -> None:
             "--compare: both files must hold the same images; "
             f"only the first has {len(only_a)} ({some(only_a)}), only the second has {len(only_b)} ({some(only_b)})"
         )
+    first, second = (index.select(np.argsort(index.names)) for index in (a, b))
+    for column, word in (("pids", "identity"), ("cams", "camera"), ("modalities", "modality")):
+        ours, theirs = getattr(first, column), getattr(second, column)
+        wrong = np.flatnonzero(ours != theirs)
+        if wrong.size:
+            listed = some(f"{first.names[row]} has {ours[row]} and {theirs[row]}" for row in wrong)
+            raise BdfError(f"--compare: {wrong.size} of {len(a)} images have another {word} in each file: {listed}")

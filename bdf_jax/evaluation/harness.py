@@ -11,8 +11,9 @@ from bdf_jax.data.index import ImageIndex
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation import statistics
 from bdf_jax.evaluation.protocols import Protocol
+from bdf_jax.evaluation.rankable import as_float32, check_scores, concerns
 from bdf_jax.evaluation.ranking import Measured, rank_all
-from bdf_jax.evaluation.similarity import as_products
+from bdf_jax.evaluation.similarity import as_products, check_similarity
 from bdf_jax.trouble import check_platform
 
 
@@ -38,10 +39,11 @@ def evaluate(
       flags: further keys for every row, such as `feature`, `use`, `flip_tta`.
 
     Raises:
-      BdfError: features that do not match the index or are not finite; no query with a match.
+      BdfError: features that do not match the index or have no finite scores; no query with a match.
     """
     measured = measure(features_ND, index, protocols, similarity=similarity, rerank=rerank)
-    shown = {"similarity": similarity, "rerank": rerank, **(flags or {})}
+    refused, noted = concerns(np.asarray(features_ND, np.float32), index, similarity)
+    shown = {"similarity": similarity, "rerank": rerank, **(flags or {}), "notes": refused + noted}
     return [row(p, [m], model=model, flags=shown) for p, m in zip(protocols, measured, strict=True)]
 
 
@@ -55,7 +57,10 @@ def measure(
 ) -> list[Measured]:
     """What `evaluate` summarises: AP, INP and rank of every query in every trial of every protocol."""
     check_platform()
-    queries_ND, gallery_ND = as_products(_checked(features_ND, index), similarity)
+    features_ND = _checked(features_ND, index)
+    check_similarity(similarity)
+    check_scores(features_ND, index.names, similarity)
+    queries_ND, gallery_ND = as_products(features_ND, similarity)
     if rerank:
         from bdf_jax.evaluation.rerank import rank_all_reranked  # brings scipy.sparse
 
@@ -136,9 +141,11 @@ def labelled_row(
 
 
 def _checked(features_ND: np.ndarray, index: ImageIndex) -> np.ndarray:
-    features_ND = np.asarray(features_ND, dtype=np.float32)
+    features_ND = np.asarray(features_ND)
+    if features_ND.dtype.name == "bfloat16":  # of JAX's arrays
+        features_ND = features_ND.astype(np.float32)
+    if features_ND.dtype.kind != "f":
+        raise BdfError(f"features: expected floating point, found {features_ND.dtype}")
     if features_ND.ndim != 2 or len(features_ND) != len(index):
         raise BdfError(f"features: expected ({len(index)}, D), a row for each image; found {features_ND.shape}")
-    if not np.isfinite(features_ND).all():
-        raise BdfError(f"features: {(~np.isfinite(features_ND).all(axis=1)).sum()} of {len(index)} are NaN or infinite")
-    return features_ND
+    return as_float32(features_ND, index.names)

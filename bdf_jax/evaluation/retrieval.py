@@ -19,6 +19,7 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from bdf_jax.errors import BdfError
+from bdf_jax.names import some
 from bdf_jax.trouble import check_platform
 
 QUERY_BLOCK = 1024  # queries that are on the device at a time
@@ -59,7 +60,7 @@ def top_k(
     block = min(block, -(-len(gallery_GD) // len(devices)))
     parts = [
         _search(
-            np.asarray(queries_QD[start : start + QUERY_BLOCK], np.float32),
+            _as_float32(queries_QD[start : start + QUERY_BLOCK]),
             gallery_GD,
             k,
             block,
@@ -69,11 +70,14 @@ def top_k(
         for start in range(0, len(queries_QD), QUERY_BLOCK)
     ]
     scores_QK, rows_QK = (np.concatenate(part) for part in zip(*parts, strict=True))
-    if not np.isfinite(scores_QK).all():
-        broken = (~np.isfinite(scores_QK)).any(axis=1).sum()
+    broken_QK = ~np.isfinite(scores_QK)
+    if broken_QK.any():
+        queries = np.flatnonzero(broken_QK.any(axis=1))
+        faulty = np.unique(rows_QK[broken_QK])
         raise BdfError(
-            f"top_k: {broken} of {len(scores_QK)} queries have products that are NaN or infinite; look for such values "
-            "in the queries and in the gallery"
+            f"top_k: {len(queries)} of {len(scores_QK)} queries have products that are not finite, with gallery rows "
+            f"such as {some(faulty)}; the first such query is {queries[0]}. Look there for NaN, infinite or very large "
+            "values" + (" and for rows of zeros, which have no cosine" if normalise else "")
         )
     return scores_QK, rows_QK
 
@@ -144,6 +148,8 @@ def _merge(
         squares_QB = jnp.square(queries_QD).sum(1)[:, None] - 2 * scores_QB + jnp.square(gallery_BD).sum(1)[None]
         scores_QB = -jnp.sqrt(jnp.maximum(squares_QB, 0))
     row_B = start + lax.axis_index("gallery") * len(gallery_BD) + jnp.arange(len(gallery_BD), dtype=jnp.int32)
+    # A product that is not finite takes a place among the best, where it is seen, wherever it would have stood.
+    scores_QB = jnp.where(jnp.isfinite(scores_QB), scores_QB, jnp.inf)
     scores_QB = jnp.where(row_B < end, scores_QB, -jnp.inf)
     # top_k prefers the lower position among equals, and what was kept earlier has lower rows: ties fall as promised.
     best_QK, position_QK = lax.top_k(scores_QB, min(scores_QK.shape[1], scores_QB.shape[1]))
@@ -154,7 +160,14 @@ def _merge(
 
 
 def _unit(features_ND: jax.Array) -> jax.Array:
-    return features_ND / jnp.maximum(jnp.linalg.norm(features_ND, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    """Rows of length 1; of NaN where a row has no direction. Divided by the largest value first, for its square."""
+    features_ND = features_ND / jnp.abs(features_ND).max(axis=1, keepdims=True)
+    return features_ND / jnp.linalg.norm(features_ND, axis=1, keepdims=True)
+
+
+def _as_float32(queries_QD: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # infinite values are told of later
+        return np.asarray(queries_QD, np.float32)
 
 
 def _check(queries_QD: np.ndarray, gallery_GD: np.ndarray, k: int, block: int) -> None:
@@ -163,6 +176,8 @@ def _check(queries_QD: np.ndarray, gallery_GD: np.ndarray, k: int, block: int) -
             f"top_k: expected queries (Q, D) and a gallery (G, D) of one D, found {queries_QD.shape} and "
             f"{gallery_GD.shape}"
         )
+    if not jnp.issubdtype(queries_QD.dtype, jnp.floating):
+        raise BdfError(f"top_k: expected queries in floating point, found {queries_QD.dtype}")
     if not len(queries_QD):
         raise BdfError("top_k: expected at least one query, found none")
     if not 1 <= k <= len(gallery_GD):

@@ -13,7 +13,7 @@ from bdf_jax import output
 from bdf_jax.evaluation.statistics import METRICS
 
 NAMES = ("model", "direction", "mode", "shots", "gallery")
-FLAGS = ("feature", "use", "flip_tta", "similarity", "rerank")
+FLAGS = ("feature", "use", "flip_tta", "similarity", "rerank", "test_set")
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:

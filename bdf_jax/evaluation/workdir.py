@@ -22,7 +22,9 @@ from bdf_jax.evaluation.features import embed_split, flags_of, similarity_of
 from bdf_jax.evaluation.gallery import shipped_picks, tree_picks
 from bdf_jax.evaluation.harness import evaluate, measure, row
 from bdf_jax.evaluation.protocols import Protocol, protocols_for
+from bdf_jax.evaluation.rankable import concerns
 from bdf_jax.evaluation.table import print_table, write_json
+from bdf_jax.evaluation.test_sets import tree_differs
 from bdf_jax.models import Network, initial_variables
 from bdf_jax.models.metrics import check_fitted
 
@@ -37,6 +39,7 @@ def evaluate_workdir(
     features_file: str | Path = "",
     rows_file: str | Path = "",
     report: str | Path = "",
+    own: bool = False,
     **choice: Any,
 ) -> list[dict[str, Any]]:
     """Evaluates a checkpoint on its own data set and protocol, and prints the table.
@@ -52,6 +55,7 @@ def evaluate_workdir(
       features_file: where the features of the test images are saved, readable by `evaluate.py --features`.
       rows_file: where the rows are written before they are printed.
       report: folder for a page with curves, histograms and pictures.
+      own: evaluate on an incomplete published test set all the same; the rows then say `test_set: own`.
       choice: `modes`, `shots`, `galleries`, `directions` of `protocols_for`; by default single-shot with the official
         galleries.
 
@@ -59,7 +63,8 @@ def evaluate_workdir(
       The rows, as `evaluate.py --json` writes them.
 
     Raises:
-      BdfError: no such checkpoint; data that are divided otherwise than those it was trained on.
+      BdfError: no such checkpoint; data that are divided otherwise than those it was trained on; a tree of the
+        published test identities that lacks images of theirs; features that have no finite scores.
     """
     metadata, variables, step = load_variables(workdir, step)
     config = config or metadata.config
@@ -67,6 +72,9 @@ def evaluate_workdir(
     settings, size, batch_size = config.retrieve, metadata.config.data.image_size, config.evaluation.batch_size
     dataset = dataset or open_dataset(config.data, progress=distributed.is_first())
     _check_split(metadata, dataset, workdir)
+    differs = tree_differs(dataset.name, dataset.test.index, dataset.root)
+    if differs and not own:
+        raise BdfError(f"{differs}. Unpack the archive again, or evaluate it all the same with --own")
     protocols = standard_protocols(dataset, **choice)
     distributed.agree(
         "what they evaluate",
@@ -89,9 +97,11 @@ def evaluate_workdir(
         if features_file:
             save_features(features_file, features_ND, index, similarity=similarity, flags=flags_of(settings))
         measured = measure(features_ND, index, protocols, similarity=similarity, rerank=rerank)
-        rows = [row(p, [m], model="trained", flags=flags) for p, m in zip(protocols, measured, strict=True)]
+        said = [differs] * bool(differs) + [note for kind in concerns(features_ND, index, similarity) for note in kind]
+        of_rows = {**flags, **({"test_set": "own"} if differs else {}), "notes": said}
+        rows = [row(p, [m], model="trained", flags=of_rows) for p, m in zip(protocols, measured, strict=True)]
         baselines.add_chance(rows, index, protocols)
-        notes = baselines.near_chance_notes(rows)
+        notes = said + baselines.near_chance_notes(rows)
         if with_baselines:
             rows += _baseline_rows(compared, index, protocols, settings)
         if rows_file:

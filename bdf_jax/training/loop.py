@@ -76,7 +76,7 @@ def run(config: Config, workdir: str | Path) -> list[dict]:
                 train(config, dataset, folder, total)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_kept(folder)) from None
-        return evaluate_workdir(folder, config=config, dataset=dataset)
+        return evaluate_workdir(folder, config=config, dataset=dataset, own=True)
 
 
 def _look_at_weights(config: Config, folder: Path) -> None:

@@ -42,7 +42,7 @@ def _train(task: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     for use in task["uses"]:
         if use not in rows:
             changed = vary(config, {"retrieve.use": use, "evaluation.baselines": False})
-            rows[use] = evaluate_workdir(task["workdir"], config=changed)
+            rows[use] = evaluate_workdir(task["workdir"], config=changed, own=True)
     return rows
 
 

@@ -153,7 +153,7 @@ def test_identities_beyond_32_bits_are_kept(small):
     np.savez(path, **{**arrays, "pids": arrays["pids"].astype(np.uint64) + 20230415000})
     np.testing.assert_array_equal(load_features(path).index.pids, arrays["pids"].astype(np.int64) + 20230415000)
     np.savez(path, **{**arrays, "pids": arrays["pids"].astype(np.uint64) + 2**63})
-    with pytest.raises(BdfError, match="pids: expected 64-bit integers, found 9223372036854775809 to"):
+    with pytest.raises(BdfError, match="pids: .* at most 18 digits.*0001.jpg has 9223372036854775809"):
         load_features(path)
 
 
@@ -177,8 +177,8 @@ def published():
 
 def test_the_published_test_set_is_recognised_in_any_order(published):
     shuffled = published.select(np.random.default_rng(0).permutation(len(published)))
-    kind, picks = check_test_set("sysu_mm01", shuffled)
-    assert (len(published), kind) == (10578, "published")
+    kind, picks, differs = check_test_set("sysu_mm01", shuffled)
+    assert (len(published), kind, differs) == (10578, "published", "")
     assert picks is gallery.shipped_picks()
 
 
@@ -214,13 +214,13 @@ def test_official_galleries_of_an_unknown_tree_name_the_other_family(small):
 
 
 def test_regdb_must_have_206_identities_of_ten_and_ten_images():
-    assert check_test_set("regdb", definitions.small_regdb(206, 10)) == ("published", None)
+    assert check_test_set("regdb", definitions.small_regdb(206, 10)) == ("published", None, "")
     with pytest.raises(BdfError, match=r"206 identities, the feature file has 205"):
         check_test_set("regdb", definitions.small_regdb(205, 10))
     whole = definitions.small_regdb(206, 10)
     with pytest.raises(BdfError, match=r"2 do not: identity 1 has 9 visible, identity 206 has 9 infrared"):
         check_test_set("regdb", whole.select(np.arange(1, len(whole) - 1)))
-    assert check_test_set("regdb", definitions.small_regdb(20, 3)) == ("own", None)
+    assert check_test_set("regdb", definitions.small_regdb(20, 3)) == ("own", None, "")
 
 
 def write_tree(root: Path, index: ImageIndex, lists: dict[str, str]):

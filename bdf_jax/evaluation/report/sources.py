@@ -96,6 +96,7 @@ def report_features(
     trial: int | None = None,
     similarity: str | None = None,
     rerank: bool = False,
+    own: bool = False,
     notes: Sequence[str] = (),
     levels: Levels = AS_STORED,
     **chosen: Any,
@@ -105,7 +106,7 @@ def report_features(
     Args:
       out: folder of the report.
       rows: from `feature_rows.evaluate_files` with the same arguments as here.
-      dataset, features, compare, root, trial, similarity, rerank, **chosen: as there.
+      dataset, features, compare, root, trial, similarity, rerank, own, **chosen: as there.
       notes: warnings to show first.
       levels: what is black and white in images of more than 8 bits.
 
@@ -116,7 +117,7 @@ def report_features(
     for pattern in (features, compare) if compare else (features,):
         numbers, paths = feature_rows._paths(dataset, pattern, trial)
         side = feature_rows._measured_side(
-            dataset, numbers, paths, root=root, similarity=similarity, rerank=rerank, chosen=chosen
+            dataset, numbers, paths, root=root, similarity=similarity, rerank=rerank, own=own, chosen=chosen
         )
         file = load_features(paths[0])
         # The galleries of the last split serve a table of sizes only; pictures need those of the first.
