@@ -19,6 +19,7 @@ from bdf_jax.data.images import read_pixels
 from bdf_jax.data.levels import AS_STORED, Levels
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.features import similarity_of
+from bdf_jax.evaluation.rankable import check_vectors
 from bdf_jax.evaluation.retrieval import top_k
 from bdf_jax.names import printable, some
 
@@ -90,7 +91,7 @@ class Gallery:
           progress: whether to draw a bar.
 
         Raises:
-          BdfError: as `Model.embed`; ids that do not fit the images.
+          BdfError: as `Model.embed`; ids that do not fit the images; features that have no similarity to any other.
         """
         table = id_table(ids)  # before the work
         gathered, features_ND, failed = model.embed_images(
@@ -104,6 +105,7 @@ class Gallery:
             kept = [row for row in range(len(gathered)) if row not in failed]
             gathered, features_ND, ids_N = gathered.select(kept), features_ND[kept], ids_N[kept]
         names = np.asarray(gathered.names, dtype=str)
+        check_vectors(features_ND, names, similarity_of(model.config.retrieve))
         said: Any = {"folder": folder, "skipped": lines, "levels": gathered.levels, "note": note}
         return cls(model, features_ND, names, ids_N, modality, images=gathered, **said)
 
@@ -149,6 +151,9 @@ class Gallery:
                 f"{model.step} in {model.source} with {settings} ({model.fingerprint[:12]}). Features of two models do "
                 "not compare: load that model, or embed the images again"
             )
+        if verify or (verify is None and stored.features_ND.nbytes < gallery_file.VERIFIED):
+            similarity = similarity_of(model.config.retrieve)
+            check_vectors(stored.features_ND, stored.names, similarity, f"{path}: damaged gallery: ")
         modality: Any = MODALITIES[stored.modality]
         said: Any = {"folder": str(about["folder"]), "levels": Levels(*about.get("levels", ()))}
         return cls(model, stored.features_ND, stored.names, stored.ids, modality, **said)
@@ -196,7 +201,7 @@ class Gallery:
           cosine; for a model that compares by Euclidean distance, minus the distance.
 
         Raises:
-          BdfError: as `Model.embed`; a k that is no number from 1 to N.
+          BdfError: as `Model.embed`; a k that is no number from 1 to N; features that have no similarity.
         """
         k = self._checked_k(k)
         gathered, queries_QD, failed = self.model.embed_images(
@@ -208,8 +213,9 @@ class Gallery:
         if failed:
             kept = [row for row in range(len(gathered)) if row not in failed]
             gathered, queries_QD = gathered.select(kept), queries_QD[kept]
-        by_distance = similarity_of(self.model.config.retrieve) == "euclidean"
-        scores_QK, rows_QK = top_k(queries_QD, self.features_ND, k, euclidean=by_distance)
+        similarity = similarity_of(self.model.config.retrieve)
+        check_vectors(queries_QD, np.asarray(gathered.names, dtype=str), similarity, "queries: ")
+        scores_QK, rows_QK = top_k(queries_QD, self.features_ND, k, euclidean=similarity == "euclidean")
         names_QK, ids_QK = self.names[rows_QK], self.ids[rows_QK]
         found = (names_QK[0], ids_QK[0], scores_QK[0]) if single else (names_QK, ids_QK, scores_QK)
         ranked = Ranked(*found)

@@ -19,6 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from bdf_jax.errors import BdfError
+from bdf_jax.file_kinds import what_file_is
 from bdf_jax.output import replaced
 from bdf_jax.paths import local_path
 from bdf_jax.trouble import refuse_trouble
@@ -79,8 +80,10 @@ def read(path: str | os.PathLike[str], *, verify: bool | None = None) -> Stored:
     """
     file = local_path(path, expected="the path of a gallery file")
     if not file.is_file():
-        raise BdfError(f"{file}: expected a gallery file, found {'a folder' if file.is_dir() else 'nothing'}")
+        raise BdfError(f"{file}: expected a gallery file, found {what_file_is(file)}")
     try:
+        if not zipfile.is_zipfile(file):
+            raise ValueError(f"found {what_file_is(file)}")
         verify = file.stat().st_size < VERIFIED if verify is None else verify
         with file.open("rb") as opened, zipfile.ZipFile(opened) as archive:
             members = set(archive.namelist())

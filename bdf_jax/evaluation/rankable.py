@@ -61,11 +61,7 @@ def check_scores(features_ND: np.ndarray, names_N: np.ndarray, similarity: str, 
     length_N = lengths(features_ND, similarity)
     empty = np.flatnonzero(length_N == 0)
     if empty.size and similarity != "euclidean":
-        raise BdfError(
-            f"{what}features of {empty.size} of {len(names_N)} images are all zero, and have no {TITLES[similarity]} "
-            f"to rank by: {some(names_N[empty])}. Rows of an array that were never written look like this: embed these "
-            "images, too"
-        )
+        raise _no_direction(names_N, empty, similarity, what)
     endless = np.flatnonzero(length_N >= LONGEST)
     if endless.size and similarity != "cosine":
         raise BdfError(
@@ -78,6 +74,29 @@ def check_scores(features_ND: np.ndarray, names_N: np.ndarray, similarity: str, 
             f"{what}features are so short (at most {length_N.max():.1e}) that {similarity} scores are too small for "
             "float32. Multiply all features by one number, or compare by cosine"
         )
+
+
+def check_vectors(
+    features_ND: np.ndarray, names_N: np.ndarray, similarity: str, what: str = "", block: int = 4096
+) -> None:
+    """Raises BdfError where vectors have no similarity to any other; reads a block at a time of what is on a disk."""
+    parts = [features_ND[start : start + block] for start in range(0, len(features_ND), block)]
+    broken = np.flatnonzero(np.concatenate([~np.isfinite(part_BD).all(axis=1) for part_BD in parts]))
+    if broken.size:
+        raise BdfError(
+            f"{what}features of {broken.size} of {len(names_N)} images are NaN or infinite: {some(names_N[broken])}"
+        )
+    empty = np.flatnonzero(np.concatenate([~part_BD.any(axis=1) for part_BD in parts]))
+    if empty.size and similarity != "euclidean":
+        raise _no_direction(names_N, empty, similarity, what)
+
+
+def _no_direction(names_N: np.ndarray, empty: np.ndarray, similarity: str, what: str) -> BdfError:
+    return BdfError(
+        f"{what}features of {empty.size} of {len(names_N)} images are all zero, and have no {TITLES[similarity]} to "
+        f"rank by: {some(names_N[empty])}. Rows of an array that were never written look like this: embed these images "
+        "again"
+    )
 
 
 def lengths(features_ND: np.ndarray, similarity: str) -> np.ndarray:

@@ -177,7 +177,9 @@ def _numbers_differ(dataset: str, index: ImageIndex) -> str:
         here = index.select(index.modalities == modality)
         expected = known.images.get(("test", None, modality), len(here))
         if len(here) < expected:
-            problems.append(f"of {expected:,} {word} test images {expected - len(here):,} are missing{_where(pids, here)}")
+            problems.append(
+                f"of {expected:,} {word} test images {expected - len(here):,} are missing{_where(pids, here)}"
+            )
         if len(here) > expected:
             problems.append(f"{len(here):,} {word} test images are {len(here) - expected:,} more than the {expected:,}")
         strange = np.setdiff1d(here.cams, known.cameras.get(modality, here.cams))

@@ -13,6 +13,7 @@ from small_run import CONFIG, SIZE, save_run
 
 import bdf_jax
 from bdf_jax.api.gallery import Gallery
+from bdf_jax.api.model import Model
 from bdf_jax.api.warned import SkippedImages
 from bdf_jax.errors import BdfError
 
@@ -293,3 +294,39 @@ def test_pictures_are_an_array_that_shows_itself(model, people):
     assert isinstance(pictures.mean(), float)
     assert pictures.reshape(-1)._repr_html_() is None
     assert repr(pictures) == f"<Pictures (10, {SIZE[0]}, {SIZE[1]}, 3) uint8, visible images and their derivatives>"
+
+
+@pytest.mark.parametrize(("value", "said"), [(0, "are all zero, and have no cosine"), (np.nan, "are NaN or infinite")])
+def test_vectors_without_a_similarity_are_refused_by_name(value, said, gallery, saved, model, people, monkeypatch):
+    embed_images = Model.embed_images
+
+    def spoilt(self, *arguments, **options):
+        gathered, features_ND, failed = embed_images(self, *arguments, **options)
+        features_ND[-1] = value
+        return gathered, features_ND, failed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Model, "embed_images", spoilt)
+        with pytest.raises(BdfError, match=rf"^features of 1 of 10 images {said}.*: person \d/\d\.(jpg|png)"):
+            model.gallery(people, progress=False)
+        with pytest.raises(BdfError, match=rf"^queries: features of 1 of 10 images {said}"):
+            gallery.search(people, progress=False)
+    Gallery(model, np.where(np.arange(10)[:, None] == 3, np.float32(value), gallery.features_ND), gallery.names,
+            gallery.ids, "visible").save(saved)  # fmt: skip
+    with pytest.raises(BdfError, match=rf"people\.npz: damaged gallery: features of 1 of 10 images {said}"):
+        model.open_gallery(saved)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"\xff\xd8\xff\xe0" + bytes(40), "found a JPEG image"),
+        (b"\x80\x04\x95", "found a pickle"),
+        (b"a,b\n", "found text"),
+        (b"", "found an empty file"),
+    ],
+)
+def test_a_file_of_another_kind_is_told_what_it_is(data, said, model, tmp_path):
+    (tmp_path / "g.npz").write_bytes(data)
+    with pytest.raises(BdfError, match=rf"g\.npz: damaged gallery, or not a gallery: {said}"):
+        model.open_gallery(tmp_path / "g.npz")

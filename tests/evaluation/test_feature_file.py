@@ -153,7 +153,7 @@ def test_identities_beyond_32_bits_are_kept(small):
     np.savez(path, **{**arrays, "pids": arrays["pids"].astype(np.uint64) + 20230415000})
     np.testing.assert_array_equal(load_features(path).index.pids, arrays["pids"].astype(np.int64) + 20230415000)
     np.savez(path, **{**arrays, "pids": arrays["pids"].astype(np.uint64) + 2**63})
-    with pytest.raises(BdfError, match="pids: .* at most 18 digits.*0001.jpg has 9223372036854775809"):
+    with pytest.raises(BdfError, match=r"pids: .* at most 18 digits.*0001\.jpg has 9223372036854775809"):
         load_features(path)
 
 
