@@ -40,19 +40,18 @@ LIKELY_CAUSES = (
 
 def raw_pixel_features(images_NHWC: np.ndarray) -> np.ndarray:
     """(N, 512) float32: the grey image at 32 x 16 (height x width), from uint8 RGB of any size."""
-    return _some_direction(np.asarray(_grey(images_NHWC, (32, 16))).reshape(len(images_NHWC), -1))
+    return np.asarray(_grey(images_NHWC, (32, 16))).reshape(len(images_NHWC), -1)
 
 
 def edge_features(images_NHWC: np.ndarray) -> np.ndarray:
     """(N, 512) float32: gradient magnitudes of the grey image at 64 x 32, averaged to 32 x 16, from uint8 RGB."""
     grey_NHW = np.asarray(_grey(images_NHWC, (64, 32)))
     dy_NHW, dx_NHW = np.gradient(grey_NHW, axis=(1, 2))
-    edges_NHW = np.hypot(dy_NHW, dx_NHW).reshape(-1, 32, 2, 16, 2).mean(axis=(2, 4))
-    return _some_direction(edges_NHW.reshape(len(grey_NHW), -1))
+    return np.hypot(dy_NHW, dx_NHW).reshape(-1, 32, 2, 16, 2).mean(axis=(2, 4)).reshape(len(grey_NHW), -1)
 
 
-def _some_direction(features_ND: np.ndarray) -> np.ndarray:
-    """A black image, or one without an edge, is as like to every place as to any other."""
+def with_direction(features_ND: np.ndarray) -> np.ndarray:
+    """Features whose cosine is defined: a black image, or one without an edge, is alike at every place."""
     return np.where(features_ND.any(axis=1, keepdims=True), features_ND, np.float32(1))
 
 

@@ -21,6 +21,7 @@ SHORTEST = 2.0**-40  # of the longest vector: the products of its parts are numb
 LONGEST = 2.0**63  # of a vector whose dot products are finite: its square is half of what float32 holds
 SAMPLE = 512  # images whose scores are computed in both precisions
 ROUNDING = 0.02  # share of rounding in the spread of a query's scores, above which it decides the order
+TIED = 0.05  # share of matches with the score of another person's image, above which it is noted
 MANY = 0.01  # share of images that are copies, above which those of one person are noted, too
 
 
@@ -116,9 +117,11 @@ def concerns(features_ND: np.ndarray, index: ImageIndex, similarity: str) -> tup
         groups[vector_D.tobytes()].append(row)
     if len(groups) == 1 and len(index) > 1:
         return [f"the features of all {len(index):,} images are the same: the order of the file decides"], []
-    if unresolved := _unresolved(features_ND, similarity):
+    chosen = np.random.default_rng(0).permutation(len(index))[:SAMPLE]
+    scores_SS, exact_SS = _scores(features_ND, chosen, similarity)
+    if unresolved := _unresolved(scores_SS, exact_SS, similarity):
         return [unresolved], []
-    said = _copies([rows for rows in groups.values() if len(rows) > 1], index)
+    said = _copies([rows for rows in groups.values() if len(rows) > 1], index) + _ties(scores_SS, index.pids[chosen])
     zero = np.flatnonzero(~features_ND.any(axis=1))
     if zero.size:  # only a distance can be told of them
         said.append(
@@ -142,34 +145,49 @@ def _copies(groups: list[list[int]], index: ImageIndex) -> list[str]:
     ]
 
 
-def _unresolved(features_ND: np.ndarray, similarity: str) -> str:
-    """Whether rounding decides: scores of some images in float32 and in float64, beside their spread."""
-    chosen = np.random.default_rng(0).permutation(len(features_ND))[:SAMPLE]
-    if len(chosen) < 3:
-        return ""
+def _ties(scores_SS: np.ndarray, pids_S: np.ndarray) -> list[str]:
+    """Scores of matches that other people's images have, too: their order is that of the gallery."""
+    same_SS = pids_S[:, None] == pids_S
+    np.fill_diagonal(same_SS, False)  # an image is not its own query
+    matches = tied = 0
+    for scores_S, same_S in zip(scores_SS, same_SS, strict=True):
+        others = scores_S[pids_S != pids_S[same_S][0]] if same_S.any() else scores_S[:0]
+        matches += same_S.sum()
+        tied += np.isin(scores_S[same_S], others).sum()
+    if tied <= TIED * matches:
+        return []
+    return [
+        f"{100 * tied / matches:.0f} % of the matches among {len(pids_S)} images have exactly the score of another "
+        "person's image, and rank by the order of the gallery"
+    ]
+
+
+def _scores(features_ND: np.ndarray, chosen: np.ndarray, similarity: str) -> tuple[np.ndarray, np.ndarray]:
+    """(S, S) scores among some images, as they are ranked and in float64."""
     exact_SD = features_ND[chosen].astype(np.float64)
-    if similarity == "euclidean":
-        exact_SD -= features_ND.mean(axis=0, dtype=np.float64)
-        queries_SD, gallery_SD = (side[chosen] for side in as_products(features_ND, similarity))
-        half_1S = np.square(exact_SD).sum(axis=1)[None] / 2
-    else:
-        queries_SD, gallery_SD = as_products(features_ND[chosen], similarity)
-        half_1S = np.zeros((1, len(chosen)))
+    mean_D = features_ND.mean(axis=0, dtype=np.float64) if similarity == "euclidean" else None
+    queries_SD, gallery_SD = as_products(features_ND[chosen], similarity, mean_D=mean_D)
     if similarity == "cosine":
         exact_SD /= np.linalg.norm(exact_SD, axis=1, keepdims=True)
-    exact_SS = exact_SD @ exact_SD.T - half_1S
-    error_SS = (queries_SD @ gallery_SD.T).astype(np.float64) - exact_SS
-    others = ~np.eye(len(chosen), dtype=bool)  # an image is not its own query
+    exact_SD = exact_SD if mean_D is None else exact_SD - mean_D
+    half_1S = np.square(exact_SD).sum(axis=1)[None] / 2 if similarity == "euclidean" else 0
+    return queries_SD @ gallery_SD.T, exact_SD @ exact_SD.T - half_1S
+
+
+def _unresolved(scores_SS: np.ndarray, exact_SS: np.ndarray, similarity: str) -> str:
+    """Whether rounding decides the order: its size beside the spread of a query's scores."""
+    if len(scores_SS) < 3:
+        return ""
+    others = ~np.eye(len(scores_SS), dtype=bool)
     # Between quantiles: one image far from all others must not hide that the others cannot be told apart.
     error_S, spread_S = (
-        np.subtract(*np.quantile(side_SS[others].reshape(len(chosen), -1), (0.84, 0.16), axis=1)) / 2
-        for side_SS in (error_SS, exact_SS)
+        np.subtract(*np.quantile(side_SS[others].reshape(len(others), -1), (0.84, 0.16), axis=1)) / 2
+        for side_SS in (scores_SS - exact_SS, exact_SS)
     )
-    undecided = (error_S > ROUNDING * spread_S).mean()
-    if undecided <= 0.5:
+    if (error_S > ROUNDING * spread_S).mean() <= 0.5:
         return ""
     return (
-        f"the features are so close together that float32 cannot order them: among {len(chosen)} of them rounding "
+        f"the features are so close together that float32 cannot order them: among {len(others)} of them rounding "
         f"moves the {similarity} scores by {np.median(error_S):.1e}, and they differ by {np.median(spread_S):.1e}. "
         "Subtract the mean of all features first, or compare them otherwise"
     )
@@ -179,10 +197,12 @@ def _check_conversion(features_ND: np.ndarray, converted_ND: np.ndarray, what: s
     """Whether float32 keeps how features of a wider type differ; a sample tells."""
     chosen = np.random.default_rng(0).permutation(len(features_ND))[:SAMPLE]
     exact_SD = features_ND[chosen].astype(np.float64)
-    scale = np.abs(exact_SD).max() or 1.0  # squares stay finite
+    if (exact_SD == exact_SD[0]).all():  # told elsewhere
+        return
+    scale = np.abs(exact_SD).max()  # squares stay finite
     lost = np.linalg.norm((exact_SD - converted_ND[chosen]) / scale)
     spread = np.linalg.norm((exact_SD - exact_SD.mean(axis=0)) / scale)
-    if spread and lost > ROUNDING * spread:  # what is all the same is told elsewhere
+    if lost > ROUNDING * spread:
         raise BdfError(
             f"{what}features differ by less than float32 tells apart: of their differences it loses "
             f"{min(100, 100 * lost / spread):.0f} %. Subtract the mean of all features before they are written"

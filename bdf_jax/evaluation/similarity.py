@@ -20,12 +20,15 @@ def check_similarity(similarity: str, what: str = "similarity") -> None:
         raise BdfError(f"{what}: expected {', '.join(TITLES)}, found {similarity!r}")
 
 
-def as_products(features_ND: np.ndarray, similarity: str) -> tuple[np.ndarray, np.ndarray]:
+def as_products(
+    features_ND: np.ndarray, similarity: str, *, mean_D: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The features as queries and as gallery, (N, D') float32 each, whose dot products rank as the similarity does.
 
     Args:
       features_ND: (N, D) float32.
       similarity: one of `TITLES`.
+      mean_D: of the features that these belong to; None: their own.
 
     Raises:
       BdfError: no such similarity.
@@ -38,7 +41,7 @@ def as_products(features_ND: np.ndarray, similarity: str) -> tuple[np.ndarray, n
         unit_ND = (features_ND / np.maximum(norm_N1, np.finfo(np.float32).tiny)).astype(np.float32)
         return unit_ND, unit_ND
     # Around their mean features are small, and the difference keeps the digits that float32 has.
-    around_ND = features_ND - features_ND.astype(np.float64).mean(axis=0)
+    around_ND = features_ND - (features_ND.mean(axis=0, dtype=np.float64) if mean_D is None else mean_D)
     half_N1 = -np.square(around_ND).sum(axis=1, keepdims=True) / 2
     one_N1 = np.ones_like(half_N1)
     queries, gallery = (np.concatenate([around_ND, last], axis=1) for last in (one_N1, half_N1))

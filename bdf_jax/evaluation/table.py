@@ -13,7 +13,7 @@ from bdf_jax import output
 from bdf_jax.evaluation.statistics import METRICS
 
 NAMES = ("model", "direction", "mode", "shots", "gallery")
-FLAGS = ("feature", "use", "flip_tta", "similarity", "rerank", "test_set")
+FLAGS = ("feature", "use", "flip_tta", "similarity", "rerank")
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
@@ -21,7 +21,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], console: Console | None = Non
 
     Where the console is too narrow, what is the same in all rows moves under the table.
     """
-    flags = [flag for flag in FLAGS if any(row.get(flag) not in (None, "") for row in rows)]
+    flags = [flag for flag in (*FLAGS, "test_set") if any(row.get(flag) not in (None, "") for row in rows)]
     columns = {name: [_word(row.get(name)) for row in rows] for name in (*NAMES, "trials", "queries")}
     columns["gallery images"] = [_word(row.get("gallery_size")) for row in rows]
     columns |= {metric: [_number(row, metric) for row in rows] for metric in METRICS}

@@ -185,7 +185,7 @@ def _baseline_features(
     found = {"untrained": untrained_ND}
     for model, features in (("edges", baselines.edge_features), ("raw_pixels", baselines.raw_pixel_features)):
         shared_ND = np.concatenate([features(batch) for batch in images])[: len(rows)]
-        found[model] = distributed.gather(shared_ND, rows, len(split))
+        found[model] = baselines.with_direction(distributed.gather(shared_ND, rows, len(split)))
     return found
 
 
