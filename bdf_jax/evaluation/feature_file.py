@@ -1,8 +1,9 @@
 """Features of test images in a file: the door through which other frameworks' models are evaluated.
 
 A NumPy .npz with `features` (N, D) float, `pids` (N,), `cams` (N,), `modality` (N,) 0 visible / 1 infrared and
-`names` (N,) paths relative to the data set's root. Optional scalars: `similarity` ("cosine", "dot" or
-"euclidean") and the flags `feature`, `use` and `flip_tta`, printed in every row. It is read with pickling off.
+`names` (N,) paths relative to the data set's root, text or the bytes of the disk. Optional scalars: `similarity`
+("cosine", "dot" or "euclidean") and the flags `feature`, `use` and `flip_tta`, printed in every row. It is read with
+pickling off.
 """
 
 from __future__ import annotations

@@ -112,9 +112,9 @@ def lengths(features_ND: np.ndarray, similarity: str) -> np.ndarray:
 
 def concerns(features_ND: np.ndarray, index: ImageIndex, similarity: str) -> tuple[list[str], list[str]]:
     """Of features that `check_scores` let pass: why they cannot be ranked all the same, and what is to be noted."""
-    groups: dict[bytes, list[int]] = collections.defaultdict(list)
+    groups: dict[int, list[int]] = collections.defaultdict(list)
     for row, vector_D in enumerate(features_ND + np.float32(0)):  # -0.0 becomes 0.0
-        groups[vector_D.tobytes()].append(row)
+        groups[hash(vector_D.tobytes())].append(row)
     if len(groups) == 1 and len(index) > 1:
         return [f"the features of all {len(index):,} images are the same: the order of the file decides"], []
     chosen = np.random.default_rng(0).permutation(len(index))[:SAMPLE]
