@@ -79,9 +79,9 @@ def read(path: str | os.PathLike[str], *, verify: bool | None = None) -> Stored:
       BdfError: no such file, not a gallery, a damaged one.
     """
     file = local_path(path, expected="the path of a gallery file")
-    if not file.is_file():
-        raise BdfError(f"{file}: expected a gallery file, found {what_file_is(file)}")
     try:
+        if not file.is_file():
+            raise BdfError(f"{file}: expected a gallery file, found {what_file_is(file)}")
         if not zipfile.is_zipfile(file):
             raise ValueError(f"found {what_file_is(file)}")
         verify = file.stat().st_size < VERIFIED if verify is None else verify

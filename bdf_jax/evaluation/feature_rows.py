@@ -132,7 +132,9 @@ def _measured_side(
     said_of: list[str] = []
     for number, path in zip(numbers, paths, strict=True):
         file = load_features(path)
-        test_set, picks, differs = check_test_set(dataset, file.index, root=root, trial=number, own=own)
+        test_set, picks, differs = check_test_set(
+            dataset, file.index, root=root, trial=number, own=own, source=str(path)
+        )
         official = "official" in (chosen.get("galleries") or rules.galleries)
         if test_set == "own" and official and not root and rules.published.images is not None:
             raise not_the_published(dataset, file.index)

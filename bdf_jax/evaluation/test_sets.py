@@ -24,6 +24,7 @@ from bdf_jax.evaluation.gallery import Picks, shipped_picks, tree_picks
 from bdf_jax.evaluation.protocols import DATASETS, rules_for
 from bdf_jax.names import printable, some
 
+REMEDY = "Embed exactly the test images; for another tree in this layout give --root=TREE"
 WORDS = {VISIBLE: "visible", INFRARED: "infrared"}
 
 
@@ -42,7 +43,13 @@ class TestSet(NamedTuple):
 
 
 def check_test_set(
-    dataset: str, index: ImageIndex, *, root: str | Path = "", trial: int | None = None, own: bool = False
+    dataset: str,
+    index: ImageIndex,
+    *,
+    root: str | Path = "",
+    trial: int | None = None,
+    own: bool = False,
+    source: str = "the feature file",
 ) -> TestSet:
     """Checks that an index from a feature file holds the test images of a data set, all of them and no others.
 
@@ -52,26 +59,27 @@ def check_test_set(
       root: a published tree to check against; empty: what is known of the published data set.
       trial: RegDB's split, which only a tree knows.
       own: whether an incomplete one is let pass, as "own".
+      source: where the index comes from, for messages.
 
     Raises:
       BdfError: with how many images are missing, of unknown identities or contradict their names, and which.
     """
     rules = rules_for(dataset)
-    _check_names(dataset, index)
+    _check_names(dataset, index, source)
     published = rules.published
     if root:
         split = "test" if not rules.one_split_per_trial else f"test/{trial or rules.trials[0]}"
         tree = read_tree(dataset, root, trials=None if split == "test" else (trial or rules.trials[0],))
         known = tree.splits[split]
         name, picks = "tree", tree_picks(tree.root) or _shipped(dataset)
-        differs = _check_images(index, known.names, known.pids, f"the test images of {tree.root}{_of(split)}")
+        differs = _check_images(index, known.names, known.pids, f"the test images of {tree.root}{_of(split)}", source)
         differs = differs or tree_differs(dataset, known, tree.root)
     elif published.images is not None:
         names, known_pids = published.images()
         if 2 * np.isin(index.names, names).sum() < len(names):
             return TestSet("own", None)
         name, picks = "published", _shipped(dataset)
-        differs = _check_images(index, names, known_pids, f"the published test set of {dataset}")
+        differs = _check_images(index, names, known_pids, f"the published test set of {dataset}", source)
     else:
         if 2 * len(np.unique(index.pids)) <= published.identities:
             return TestSet("own", None)
@@ -79,8 +87,8 @@ def check_test_set(
         differs = _numbers_differ(dataset, index)
     if differs and not own:
         raise BdfError(
-            f"{differs}. Embed exactly the test images; for another tree in this layout give --root=TREE, and to "
-            "evaluate these images all the same, as a test set of your own, --own"
+            f"{source}: {differs}. {REMEDY}, and to evaluate these images all the same, as a test set of your own, "
+            "--own"
         )
     return TestSet("own", picks, differs) if differs else TestSet(name, picks)
 
@@ -138,7 +146,7 @@ def _of(split: str) -> str:
     return f", trial {split.split('/')[1]}" if "/" in split else ""
 
 
-def _check_images(index: ImageIndex, names: np.ndarray, pids: np.ndarray, known: str) -> str:
+def _check_images(index: ImageIndex, names: np.ndarray, pids: np.ndarray, known: str, source: str) -> str:
     """What is missing; images that do not belong are refused, since no name makes them a part of it."""
     missing = names[~np.isin(names, index.names)]
     strange = ~np.isin(index.names, names)
@@ -155,11 +163,11 @@ def _check_images(index: ImageIndex, names: np.ndarray, pids: np.ndarray, known:
     if not problems:
         return ""
     said = (
-        f"the feature file does not hold {known}: expected {len(names):,} images of {len(np.unique(pids)):,} "
+        f"these are not {known}: expected {len(names):,} images of {len(np.unique(pids)):,} "
         f"identities, found {len(index):,} images; " + "; ".join(problems)
     )
     if strange.any():
-        raise BdfError(f"{said}. Embed exactly the test images; for another tree in this layout give --root=TREE")
+        raise BdfError(f"{source}: {said}. {REMEDY}")
     return said
 
 
@@ -169,8 +177,8 @@ def _numbers_differ(dataset: str, index: ImageIndex) -> str:
     if len(pids) != published.identities:
         guess = "some belong to training" if len(pids) > published.identities else "some are missing"
         return (
-            f"{dataset}: the published test set has {published.identities} identities, the feature file has "
-            f"{len(pids)} ({some(pids)}); {guess}"
+            f"{dataset}: the published test set has {published.identities} identities, here are {len(pids)} "
+            f"({some(pids)}); {guess}"
         )
     problems = []
     for modality, word in WORDS.items():
@@ -208,14 +216,14 @@ def _where(pids: np.ndarray, here: ImageIndex) -> str:
     return last + (f", and {len(without):,} identities have none ({some(without)})" if without.size else "")
 
 
-def _check_names(dataset: str, index: ImageIndex) -> None:
+def _check_names(dataset: str, index: ImageIndex, source: str) -> None:
     """Where a name tells identity, camera or modality, the columns must say the same."""
     pattern = rules_for(dataset).name_pattern
     for other in DATASETS.keys() - {dataset}:
         theirs = [name for name in index.names.tolist() if DATASETS[other].name_pattern.match(name)]
         if 2 * len(theirs) > len(index):
             raise BdfError(
-                f"{dataset}: {len(theirs):,} of {len(index):,} names are laid out as in {other} ({some(theirs)}); "
+                f"{source}: {len(theirs):,} of {len(index):,} names are laid out as in {other} ({some(theirs)}); "
                 f"evaluate the file with --dataset={other}"
             )
     wrong = []
@@ -235,7 +243,7 @@ def _check_names(dataset: str, index: ImageIndex) -> None:
             wrong.append(f"{name} has identity {pid}, camera {cam}, modality {modality}")
     if wrong:
         raise BdfError(
-            f"{dataset}: {len(wrong):,} of {len(index):,} rows contradict their names: {some(wrong)}. Write `pids`, "
+            f"{source}: {len(wrong):,} of {len(index):,} rows contradict their names: {some(wrong)}. Write `pids`, "
             "`cams` and `modality` in the order of `names`"
         )
 

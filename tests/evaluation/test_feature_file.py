@@ -215,7 +215,7 @@ def test_official_galleries_of_an_unknown_tree_name_the_other_family(small):
 
 def test_regdb_must_have_206_identities_of_ten_and_ten_images():
     assert check_test_set("regdb", definitions.small_regdb(206, 10)) == ("published", None, "")
-    with pytest.raises(BdfError, match=r"206 identities, the feature file has 205"):
+    with pytest.raises(BdfError, match=r"206 identities, here are 205"):
         check_test_set("regdb", definitions.small_regdb(205, 10))
     whole = definitions.small_regdb(206, 10)
     with pytest.raises(BdfError, match=r"2 do not: identity 1 has 9 visible, identity 206 has 9 infrared"):

@@ -75,7 +75,7 @@ def test_a_last_batch_that_was_dropped_is_missed(whole):
             lambda index: without(index, infrared_rows(index)[index.pids[infrared_rows(index)] == 7]),
             r"infrared test images \d+ are missing; .* and 1 identities have none \(7\)",
         ),
-        (lambda index: without(index, np.flatnonzero(index.pids == 7)), "351 identities, the feature file has 350"),
+        (lambda index: without(index, np.flatnonzero(index.pids == 7)), "351 identities, here are 350"),
         (lambda index: llcm(visible=8681), "8,681 visible test images are 1 more than the 8,680"),
         (lambda index: llcm(identities=352), "352 .*some belong to training"),
         (
