@@ -22,6 +22,7 @@ from jax.experimental import multihost_utils
 
 from bdf_jax.errors import BdfError
 from bdf_jax.signals import stopping
+from bdf_jax.trouble import status
 
 PREFIX = "bdf_jax"
 FOREVER_MS = 7 * 24 * 3600 * 1000  # a process that fell out ends waiting earlier, see `peers`
@@ -100,12 +101,12 @@ def on_first(function: Callable[[], T]) -> T:
 def _value_of(key: str) -> str:
     """Waits for a value as long as it takes; a second at a time, between which Python handles signals."""
     while True:
-        try:
-            with _lost():
+        with _lost():
+            try:
                 return client().blocking_key_value_get(key, 1000)
-        except BdfError as error:
-            if "DEADLINE_EXCEEDED" not in str(error):
-                raise
+            except jax.errors.JaxRuntimeError as error:
+                if status(error) != "DEADLINE_EXCEEDED":
+                    raise
 
 
 def agree(what: str, values: Mapping[str, Any]) -> None:
@@ -229,7 +230,7 @@ class Termination:
                 self._settle()
                 return
             except jax.errors.JaxRuntimeError as error:
-                if "NOT_FOUND" not in str(error):  # there is no key, as nobody was asked
+                if status(error) != "NOT_FOUND":  # there is no key, as nobody was asked
                     return  # the service is gone, and with it the run
 
     def close(self) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 
 from bdf_jax import streams
 from bdf_jax.errors import BdfError
+from bdf_jax.trouble import status
 
 SILENCE_SECONDS = 30  # after which a process that is not heard of counts as dead
 START_SECONDS = 120  # for which the processes wait for each other at the start
@@ -246,7 +247,7 @@ class _Peers:
             except Exception as error:
                 if self._over.is_set():
                     return
-                if "DEADLINE_EXCEEDED" not in str(error):
+                if status(error) != "DEADLINE_EXCEEDED":
                     self._stop(self.lost("another process of this run died: process 0 cannot be reached"))
             else:
                 if not message:

@@ -20,8 +20,6 @@ from bdf_jax.errors import BdfError
 # What the system says of a path that does not lead to a file: the file is not there, or something else is.
 OF_THE_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.ENAMETOOLONG, errno.ENXIO)
 DENIED = (errno.EACCES, errno.EPERM)
-# The status that JAX and TensorStore begin their messages with; there is no other sign of it.
-EXHAUSTED = "RESOURCE_EXHAUSTED"
 
 IN_TRAINING = (
     "--config.network.remat=block, --config.training.slices=4 and --config.network.dtype=bfloat16 need less, and so "
@@ -55,7 +53,12 @@ def is_memory(error: BaseException) -> bool:
         return error.errno == errno.ENOMEM
     jax = sys.modules.get("jax")
     kinds = (ValueError, RuntimeError) if jax is None else (ValueError, RuntimeError, jax.errors.JaxRuntimeError)
-    return isinstance(error, MemoryError) or (isinstance(error, kinds) and str(error).startswith(EXHAUSTED))
+    return isinstance(error, MemoryError) or (isinstance(error, kinds) and status(error) == "RESOURCE_EXHAUSTED")
+
+
+def status(error: BaseException) -> str:
+    """What JAX and TensorStore begin their messages with ("NOT_FOUND: ..."); there is no other sign of it."""
+    return str(error).partition(":")[0]
 
 
 def refuse_trouble(error: BaseException, what: str) -> None:

@@ -6,7 +6,7 @@ python train.py --config=configs/demo.py:xiv --workdir=runs/xiv      another met
 
 from bdf_jax.config import Config, DataConfig, EvaluationConfig, TrainingConfig, WorldConfig
 from bdf_jax.method import experiment, find
-from bdf_jax.models.trunk import Tiny
+from bdf_jax.models.trunk import tiny
 from bdf_jax.training.optimiser import Adam
 
 FAST = Adam(3e-3, warmup_epochs=0.5, milestones=(6.5, 8.5))
@@ -15,9 +15,8 @@ FAST = Adam(3e-3, warmup_epochs=0.5, milestones=(6.5, 8.5))
 def get_config(method: str = "base_derivative") -> Config:
     """The method with a small trunk, small images and a short schedule."""
     recipe = find(method)
-    trunk = Tiny(non_local=getattr(recipe.network.trunk, "non_local", (0, 0, 0, 0)))
     replaces = {
-        "network.trunk": trunk,
+        "network.trunk": tiny(recipe.network.trunk),
         "data.image_size": (64, 32),
         "data.identities": 16,
         "data.images": 2,

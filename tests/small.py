@@ -1,9 +1,9 @@
 """Small networks and configurations that tests of several folders share."""
 
 from bdf_jax.config import Config, DataConfig
-from bdf_jax.method import experiment
+from bdf_jax.method import experiment, find
 from bdf_jax.models.network import Network, NetworkConfig
-from bdf_jax.models.trunk import MobileNetV2, ResNet, Tiny, Trunk
+from bdf_jax.models.trunk import MobileNetV2, ResNet, Tiny, Trunk, tiny
 from bdf_jax.parts import Named
 from bdf_jax.views import Pixelwise, View
 
@@ -28,5 +28,8 @@ def base_derivative(config: NetworkConfig, classes: int, views: Named = DERIVATI
 def tiny_method(method: str = "base_derivative", *, replaces: dict | None = None, **sections) -> Config:
     """A method with the tiny trunk on small images."""
     sections = {"data": DataConfig(), **sections}
-    small = {"network.trunk": Tiny(), "data.image_size": (32, 16)}
+    recipe = find(method).network
+    small = {"network.trunk": tiny(recipe.trunk), "data.image_size": (32, 16)}
+    if recipe.pool.stripes > 2:  # as many as the last map has rows
+        small["network.pool.stripes"] = 2
     return experiment(method, "sysu_mm01", replaces=small | (replaces or {}), **sections)

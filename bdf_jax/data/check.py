@@ -21,6 +21,7 @@ from bdf_jax.data.trees import LAYOUTS, llcm, read_tree, regdb, sysu_mm01, tree_
 from bdf_jax.data.trees.lists import Line, read_ids, read_lines, require_labels
 from bdf_jax.data.trees.tree import (
     ImageFile,
+    NotATree,
     entries,
     require_both_modalities,
     require_disjoint,
@@ -83,12 +84,14 @@ def locate(dataset: str, root: str | os.PathLike[str]) -> Path:
     try:
         return tree_root(dataset, folder)
     except BdfError as error:
-        told = "This looks like" in str(error)
+        told, another_folder = (
+            isinstance(error, NotATree) and error.elsewhere == where for where in ("another data set", "another folder")
+        )
         if folder.is_dir() and layout.fits(folder) and not told:
             return folder
         hint = _elsewhere(dataset, folder) if folder.is_dir() and not told else ""
         some_of_it = folder.is_dir() and any((folder / name).is_dir() for name in layout.folders)
-        if some_of_it and not hint and "Did you mean" not in str(error) and not told:
+        if some_of_it and not hint and not another_folder and not told:
             return folder
         raise BdfError((str(error) + hint).replace("--config.data.", "--")) from None
 

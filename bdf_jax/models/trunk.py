@@ -108,6 +108,11 @@ class Tiny(Trunk):
         return Stage("tiny", stage, min((0, *self.non_local)[stage], 1), **settings)
 
 
+def tiny(trunk: Trunk) -> Tiny:
+    """The small network that stands for a trunk in demos and tests: as many layers, and non-local blocks likewise."""
+    return Tiny(non_local=getattr(trunk, "non_local", (0, 0, 0, 0)), layers=getattr(trunk, "layers", 4))
+
+
 @dataclasses.dataclass(frozen=True)
 class MobileNetV2(Trunk):
     """Sandler et al., CVPR 2018."""

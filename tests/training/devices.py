@@ -85,23 +85,6 @@ def distance(found, expected, start):
     )
 
 
-def methods():
-    """Two steps of other methods on one device against four under jit and pmap, in units of the movement."""
-    found = {}
-    for method in ("xiv", "agw", "cmgan"):
-        config = small.tiny_method(method, replaces=SMALL)
-        network, phase = Network.of(config, CLASSES), phases(config, TOTAL)[0]
-        start = jax.tree.map(np.array, initial_state(network, config))
-        ends = {}
-        for compiler, count in (("jit", 1), ("jit", 4), ("pmap", 4)):
-            changed = vary(config, {"training.compiler": compiler})
-            compiled = compile_step(network, changed, phase, TOTAL, jax.devices()[:count])
-            ends[compiler, count] = run(compiled.step, compiled.place_batch, compiled.place_state(start), 0, 2)
-        one = ends.pop(("jit", 1))
-        found |= {f"{method}, {compiler}": distance(end, one, start) for (compiler, _), end in ends.items()}
-    return found
-
-
 def main(out, seed=0):
     config = vary(CONFIG, {"training.seed": seed})
     network, optimisers = Network.of(config, CLASSES), make_optimisers(config, TOTAL)
@@ -143,17 +126,16 @@ def main(out, seed=0):
         "batch statistics of a device": {"network": network},
         "one random key on all devices": {},
     }
-    augment = step_module.augment
+    augmented = step_module.augmented_views
     for name, change in wrong.items():
         if name.startswith("one random key"):
-            step_module.augment = lambda images, key, config, *, first_pair: augment(images, key, config, first_pair=0)
+            step_module.augmented_views = lambda *arguments, first_pair: augmented(*arguments, first_pair=0)
         step = jax.pmap(
             functools.partial(train_step, **(right | change)), axis_name=AXIS, in_axes=(None, 0, 0), out_axes=None
         )
         place = lambda *arrays: tuple(a.reshape(DEVICES, -1, *a.shape[1:]) for a in arrays)  # noqa: E731
         results[f"wrong: {name}"] = distance(run(step, place, start, seed, SHORT), one_short, start)
-    step_module.augment = augment
-    results |= methods()
+    step_module.augmented_views = augmented
 
     with open(out, "w") as file:
         json.dump(results, file, indent=1)

@@ -170,37 +170,6 @@ def test_bfloat16_is_for_convolutions_and_what_lies_between_them(arch, slices):
     assert convolutions
 
 
-METHODS = ("base_derivative", "xiv", "agw", "cmgan")
-
-
-def value_and_norm(config, network):
-    """Loss and squared gradient norm of a step's batch, as a function of the parameters."""
-    images, labels = batch()
-    images, labels = images[: 2 * 2], np.repeat([0, 1], 2).astype(np.int32)
-
-    def loss_and_norm(state):
-        _, metrics = step_of(config, network, **{name: optax.sgd(1.0) for name in ("main", *config.groups)})(
-            state, images, labels
-        )
-        return metrics["loss"], jnp.square(metrics["gradient_norm"])
-
-    return loss_and_norm
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_compiled_step_gives_what_is_computed_without_a_compiler(method):
-    few = {"data.identities": 2, "data.images": 2, "augment.pad": 2, "augment.erase": 0.0}
-    config = small.tiny_method(method, replaces=few)
-    network = Network.of(config, 7)
-    state = initial_state(network, config)
-    parts = divided(state.params, config)
-    state = state.replace(opt_state={name: optax.sgd(1.0).init(part) for name, part in parts.items()})
-    function = value_and_norm(config, network)
-    with jax.disable_jit():
-        expected = function(state)
-    np.testing.assert_allclose(jax.jit(function)(state), expected, rtol=1e-3)
-
-
 STAGED = {
     "stages.first": Stage(epochs=1, groups=("critics",), losses=("gan",)),
     "stages.second": Stage(epochs=2),

@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -22,6 +23,17 @@ from bdf_jax.paths import local_path
 DIGITS = 18  # of an identity: every such number has a place in 64 bits
 INCOMPLETE = "The tree is incomplete: unpack the archive again"
 DEMO = "Without the data set, `--config=configs/demo.py` runs on a synthetic world in the same layout."
+
+
+Elsewhere = Literal["", "another data set", "another folder"]
+
+
+class NotATree(BdfError):
+    """A folder that is not laid out as a data set; `elsewhere` says what the message takes it for."""
+
+    def __init__(self, message: str, elsewhere: Elsewhere = ""):
+        super().__init__(message)
+        self.elsewhere = elsewhere
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,10 +141,11 @@ def resolve_root(layout: Layout, root: str | os.PathLike[str], layouts: Sequence
     missing = [name for name in layout.folders if not (folder / name).is_dir()]
     if not missing:
         return folder
-    hint = _suggest(layout, folder, layouts)
-    raise BdfError(
+    hint, elsewhere = _suggest(layout, folder, layouts)
+    raise NotATree(
         f"{start} expected {layout.expected}; missing {', '.join(missing)}; found {listing(folder)}. "
-        f"{hint + ' ' if hint else ''}{todo}"
+        f"{hint + ' ' if hint else ''}{todo}",
+        elsewhere,
     )
 
 
@@ -281,18 +294,18 @@ def _near(folder: Path) -> str:
     return f"; did you mean {parent / match}?" if match else f" (its nearest parent that exists is {parent})"
 
 
-def _suggest(layout: Layout, folder: Path, layouts: Sequence[Layout]) -> str:
+def _suggest(layout: Layout, folder: Path, layouts: Sequence[Layout]) -> tuple[str, Elsewhere]:
     for other in layouts:
         if other is not layout and all((folder / name).is_dir() for name in other.folders):
-            return f"This looks like {other.title}: set --config.data.dataset={other.dataset}."
+            return f"This looks like {other.title}: set --config.data.dataset={other.dataset}.", "another data set"
     if layout.fits(folder):  # the right place, but incomplete
-        return "The tree is incomplete: unpack the archive again."
+        return "The tree is incomplete: unpack the archive again.", ""
     for parent in list(folder.parents)[:3]:
         if all((parent / name).is_dir() for name in layout.folders):
-            return f"Did you mean {parent}?"
+            return f"Did you mean {parent}?", "another folder"
     children = [Path(entry.path) for entry in entries(folder)[:100] if entry.is_dir()]
     below = [Path(entry.path) for child in children[:20] for entry in entries(child)[:100] if entry.is_dir()]
     for candidate in (*children, *below):
         if layout.fits(candidate):
-            return f"Did you mean {candidate}?"
-    return ""
+            return f"Did you mean {candidate}?", "another folder"
+    return "", ""

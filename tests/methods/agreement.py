@@ -1,0 +1,71 @@
+"""Two steps of methods on one device against four under jit and pmap; a program: agreement.py OUT.json METHOD...
+
+A difference is told in units of the movement, see `tests/training/devices.py`.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ["JAX_NUM_CPU_DEVICES"] = "4"
+
+TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS.parent)]  # from a checkout that is not installed
+
+import bdf_jax  # noqa: F401, I001  first: it sets a flag of the compiler
+import jax
+import numpy as np
+import small
+from PIL import Image
+
+from bdf_jax.config import vary
+from bdf_jax.models import Network
+from bdf_jax.training.compile import compile_step
+from bdf_jax.training.stages import phases
+from bdf_jax.training.state import initial_state
+
+CLASSES, TOTAL = 24, 300
+SMALL = {"data.identities": 4, "data.images": 4, "augment.pad": 2}
+
+
+def batches(steps):
+    """Smooth random images: without flat patches, whose maxima are ties that any last bit decides."""
+    rng = np.random.default_rng(0)
+    for _ in range(steps):
+        coarse = rng.integers(0, 256, (32, 6, 4, 3), dtype=np.uint8)
+        fine = np.stack([np.asarray(Image.fromarray(c).resize((16, 32), Image.Resampling.BICUBIC)) for c in coarse])
+        yield fine.reshape(16, 2, 32, 16, 3), np.repeat(rng.permutation(CLASSES)[:4], 4).astype(np.int32)
+
+
+def norm(a, b):
+    pairs = zip(jax.tree.leaves(jax.device_get(a)), jax.tree.leaves(jax.device_get(b)), strict=True)
+    return np.sqrt(sum(float(np.square(np.float64(x) - np.float64(y)).sum()) for x, y in pairs))
+
+
+def distances(method):
+    """{"phase, compiler": distance} for the first steps of every stage of a method."""
+    config = small.tiny_method(method, replaces=SMALL)
+    network, found = Network.of(config, CLASSES), {}
+    start = jax.tree.map(np.array, initial_state(network, config))
+    for phase in phases(config, TOTAL):
+        ends = {}
+        for compiler, count in (("jit", 1), ("jit", 4), ("pmap", 4)):
+            changed = vary(config, {"training.compiler": compiler})
+            compiled = compile_step(network, changed, phase, TOTAL, jax.devices()[:count])
+            state = compiled.place_state(start)
+            for images, labels in batches(2):
+                state, _ = compiled.step(state, *compiled.place_batch(images, labels))
+            ends[compiler, count] = jax.tree.map(np.array, jax.device_get(state))
+        one = ends.pop(("jit", 1))
+        for (compiler, _), end in ends.items():
+            found[f"{phase.name}, {compiler}"] = max(
+                norm(getattr(end, part), getattr(one, part)) / norm(getattr(one, part), getattr(start, part))
+                for part in ("params", "batch_stats", "opt_state")
+            )
+    return found
+
+
+if __name__ == "__main__":
+    out, *methods = sys.argv[1:]
+    Path(out).write_text(json.dumps({method: distances(method) for method in methods}, indent=1))
