@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from bdf_jax import xla as xla  # first: it sets a flag that XLA reads once
-
 if TYPE_CHECKING:
     from bdf_jax.api.gallery import Gallery as Gallery
     from bdf_jax.api.gallery import open_gallery as open_gallery

@@ -7,6 +7,8 @@ import tempfile
 
 import pytest
 
+FLAGS = pytest.StashKey[str]()
+
 
 def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in its background
@@ -19,3 +21,10 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     # Compiling is most of a test's time, and what is compiled runs for a moment only.
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true")
+    config.stash[FLAGS] = os.environ["XLA_FLAGS"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What a test before this one added to the flags, as `bdf_jax.load` does, is not for the processes of this one."""
+    os.environ["XLA_FLAGS"] = item.config.stash[FLAGS]

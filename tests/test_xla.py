@@ -1,13 +1,16 @@
-"""XLA for CPU makes some sums wrong; whoever imports bdf_jax gets right ones, or is told."""
+"""XLA for CPU makes some sums wrong; what may hold one is computed with the flag that avoids it, or says so."""
 
+import dataclasses
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import small
 
-from bdf_jax.xla import AVOID, FLAG, avoid_wrong_sums
+from bdf_jax.losses.terms import Loss
+from bdf_jax.xla import AVOID, FLAG, at_risk, avoid_wrong_sums
 
 ROOT = Path(__file__).parents[1]
 SUM = """
@@ -15,6 +18,11 @@ A = np.random.default_rng(0).normal(size=(8, 16, 16, 3)).astype(np.float32)
 found = float(jax.jit(lambda A, s: (A @ jnp.full((3, 8), s)).sum())(A, 0.3))
 print(abs(found - A.astype(float).sum() * 2.4) < 1e-3)
 """
+
+
+@dataclasses.dataclass(frozen=True)
+class Own(Loss):
+    """A loss of a user's file."""
 
 
 def python(code, **environ):
@@ -29,14 +37,20 @@ def python(code, **environ):
 
 @pytest.mark.smoke
 def test_a_sum_over_a_product_with_a_constant_is_right():
-    assert python("import bdf_jax" + SUM).stdout == "True\n"
+    assert python("import bdf_jax.xla\nbdf_jax.xla.avoid_wrong_sums()" + SUM).stdout == "True\n"
 
 
 def test_a_backend_that_started_before_is_told_of():
-    """Where the import comes too late, `bdf_jax.load` and training say so, or the sums are right anyway."""
-    late = python("jax.devices()\nimport bdf_jax.xla\nbdf_jax.xla.check_sums()" + SUM)
+    """Where the flag comes too late, training says so, or the sums are right anyway."""
+    late = python("jax.devices()\nimport bdf_jax.xla\nbdf_jax.xla.avoid_wrong_sums()\nbdf_jax.xla.check_sums()" + SUM)
     assert ("computes some sums wrongly" in late.stderr) != (late.stdout == "True\n")
     assert late.stdout == "True\n" or f"XLA_FLAGS={AVOID}" in late.stderr
+
+
+def test_critics_and_parts_of_a_users_own_are_at_risk():
+    assert at_risk(small.tiny_method("cmgan"))
+    assert not at_risk(small.tiny_method("base_derivative"))
+    assert at_risk(small.tiny_method(replaces={"losses.own": Own()}))
 
 
 def test_flags_of_the_user_stay():

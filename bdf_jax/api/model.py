@@ -35,6 +35,7 @@ from bdf_jax.pixels import denormalise, normalise
 from bdf_jax.progress import bar
 from bdf_jax.trouble import IN_EMBEDDING, enough_memory
 from bdf_jax.views import BASES, base_of
+from bdf_jax.xla import avoid_wrong_sums
 
 if TYPE_CHECKING:
     from bdf_jax.api.gallery import Gallery
@@ -70,6 +71,7 @@ def load(
     Raises:
       BdfError: no such folder, no checkpoint in it, a damaged one, or a wrong setting.
     """
+    avoid_wrong_sums()
     metadata, variables, found = load_variables(workdir, step)
     given = {
         "retrieve.feature": feature,

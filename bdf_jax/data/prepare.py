@@ -114,12 +114,11 @@ def _write(tree: Tree, home: Path, done: Path, levels: Levels, progress: bool) -
 
 def _build(tree: Tree, work: Path, levels: Levels, progress: bool) -> Path:
     # Imported here: TensorFlow Datasets takes most of a second, which only a preparation needs.
-    import importlib
-
     import tensorflow_datasets as tfds
 
-    module = importlib.import_module(f"bdf_jax.data.builders.{tree.dataset}")
-    builder = module.Builder(data_dir=work)
+    from bdf_jax.data.builder import builder_of
+
+    builder = builder_of(tree.dataset)(data_dir=work)
     builder.progress, builder.levels = progress, levels
     _ask_no_names()
     config = tfds.download.DownloadConfig(manual_dir=Path(tree.root), try_download_gcs=False)

@@ -20,7 +20,6 @@ from bdf_jax.pixels import normalise
 from bdf_jax.progress import bar
 from bdf_jax.trouble import IN_EMBEDDING, enough_memory
 from bdf_jax.views import BASES
-from bdf_jax.xla import check_sums
 
 Embed = Callable[[Mapping[str, Any], Any, int], jax.Array]
 
@@ -45,8 +44,6 @@ def make_embed(network: Network, settings: RetrieveConfig) -> Embed:
     References:
       Zhang et al., ACM MM 2021, for the sum of similarity matrices.
     """
-
-    check_sums()
 
     def chosen(modality: int) -> tuple[str, ...]:
         views = network.views_of(modality)

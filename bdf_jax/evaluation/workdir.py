@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bdf_jax import distributed
-from bdf_jax.checkpoints import Metadata, load_variables
+from bdf_jax.checkpoints import Metadata, load_metadata, load_variables
 from bdf_jax.config import Config, RetrieveConfig
 from bdf_jax.data.dataset import Dataset, Split, open_dataset
 from bdf_jax.data.index import ImageIndex
@@ -27,6 +27,7 @@ from bdf_jax.evaluation.table import print_table, write_json
 from bdf_jax.evaluation.test_sets import tree_differs
 from bdf_jax.models import Network, initial_variables
 from bdf_jax.models.metrics import check_fitted
+from bdf_jax.xla import at_risk, avoid_wrong_sums
 
 
 def evaluate_workdir(
@@ -66,6 +67,8 @@ def evaluate_workdir(
       BdfError: no such checkpoint; data that are divided otherwise than those it was trained on; a tree of the
         published test identities that lacks images of theirs; features that have no finite scores.
     """
+    if at_risk(load_metadata(workdir, step).config):  # as in training, before JAX starts
+        avoid_wrong_sums()
     metadata, variables, step = load_variables(workdir, step)
     config = config or metadata.config
     check_fitted(config.retrieve.feature, variables, workdir)

@@ -35,6 +35,7 @@ from bdf_jax.training.state import TrainState, initial_state
 from bdf_jax.training.watch import Watch
 from bdf_jax.training.workdir import METRICS, MetricsFile, claimed
 from bdf_jax.trouble import IN_TRAINING, check_platform, enough_memory
+from bdf_jax.xla import at_risk, avoid_wrong_sums
 
 # Where things lie, and how fast they are read, may differ from host to host.
 OF_A_HOST = ("data.root", "data.dir", "data.workers", "data.prefetch", "data.decoded_cache")
@@ -61,6 +62,8 @@ def run(config: Config, workdir: str | Path) -> list[dict]:
       KeyboardInterrupt: Ctrl-C; its text says which checkpoint is kept.
     """
     check_data_places(config.data)
+    if at_risk(config):
+        avoid_wrong_sums()
     check_platform()
     check_wandb(config.training.wandb)
     distributed.agree("their configuration", {name: value for name, value in _fields(config) if name not in OF_A_HOST})

@@ -317,3 +317,17 @@ def test_a_model_shows_what_it_is(model):
     for shown in (repr(model), model._repr_html_()):
         for fact in ("step", "tiny", "32 x 16 pixels", "embedding", "1 cpu"):
             assert fact in shown
+
+
+def test_a_notebook_computes_right_sums_after_it(run):
+    """What XLA for CPU makes wrong of some sums without a flag (bdf_jax/xla.py)."""
+    code = f"""if True:
+        import jax, jax.numpy as jnp, numpy as np
+        import bdf_jax
+        bdf_jax.load({str(run)!r})
+        A = np.random.default_rng(0).normal(size=(8, 16, 16, 3)).astype(np.float32)
+        found = float(jax.jit(lambda A, s: (A @ jnp.full((3, 8), s)).sum())(A, 0.3))
+        assert abs(found - A.astype(float).sum() * 2.4) < 1e-3
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -130,9 +130,9 @@ def test_files_whose_owner_and_group_have_no_name(sysu, tmp_path, monkeypatch):
 def test_the_builder_works_by_hand(regdb, tmp_path):
     import tensorflow_datasets as tfds
 
-    from bdf_jax.data.builders.regdb import Builder
+    from bdf_jax.data.builder import builder_of
 
-    builder = Builder(data_dir=tmp_path / "tfds")
+    builder = builder_of("regdb")(data_dir=tmp_path / "tfds")
     builder.progress = False
     config = tfds.download.DownloadConfig(manual_dir=regdb)
     builder.download_and_prepare(file_format="array_record", download_config=config)
@@ -153,7 +153,7 @@ def test_no_network_and_no_tensorflow(sysu, tmp_path):
 
 
 def test_many_shards_keep_the_order(sysu, tmp_path, monkeypatch):
-    from bdf_jax.data.builders import records as shards
+    from bdf_jax.data import builder as shards
 
     monkeypatch.setattr(shards, "SHARD_BYTES", 8000)
     tree = read_tree("sysu_mm01", sysu)

@@ -30,6 +30,8 @@ LAYOUT = Layout(
     expected="vis/, nir/, test_vis/cam1 .. cam9, test_nir/cam1 .. cam9 and idx/ with train_vis.txt, train_nir.txt "
     "and test_id.txt",
     source="LLCM is given by its authors (Xiamen University) to those who sign their agreement.",
+    citation="Zhang and Wang: Diverse Embedding Expansion Network and Low-Light Cross-Modality Benchmark for "
+    "Visible-Infrared Person Re-identification, CVPR 2023",
 )
 
 

@@ -29,6 +29,8 @@ LAYOUT = Layout(
     folders=("Visible", "Thermal", "idx"),
     expected="Visible/, Thermal/ and idx/ with {train,test}_{visible,thermal}_{1..10}.txt",
     source="RegDB is given by its authors (Dongguk University) on request.",
+    citation="Nguyen, Hong, Kim and Park: Person Recognition System Based on a Combination of Body Images from "
+    "Visible Light and Thermal Cameras, Sensors 17(3), 2017",
 )
 
 

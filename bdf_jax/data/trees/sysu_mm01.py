@@ -29,6 +29,7 @@ LAYOUT = Layout(
     folders=(*(f"cam{cam}" for cam in CAMERAS), "exp"),
     expected="cam1 .. cam6 and exp/ with train_id.txt, val_id.txt and test_id.txt",
     source="SYSU-MM01 is given by its authors (Sun Yat-sen University) to those who sign their licence agreement.",
+    citation="Wu, Zheng, Yu, Gong and Lai: RGB-Infrared Cross-Modality Person Re-Identification, ICCV 2017",
 )
 
 

@@ -46,6 +46,7 @@ class Layout:
       folders: entries of the root that must be there.
       expected: the layout in one line.
       source: who gives the data set away, and under which conditions.
+      citation: the paper that it comes from.
     """
 
     dataset: str
@@ -53,6 +54,7 @@ class Layout:
     folders: tuple[str, ...]
     expected: str
     source: str
+    citation: str
 
     def fits(self, folder: Path) -> bool:
         """Whether the folder looks like this tree: at least half of the entries are there (some may be missing)."""

@@ -1,4 +1,14 @@
-"""What the three builders share: the features of a record and the shards of a tree."""
+"""The TFDS builder of a tree: the features of a record, and the shards. It needs TensorFlow Datasets but no TensorFlow.
+
+`bdf_jax.data.prepare` is the usual way in. By hand:
+
+    from bdf_jax.data.builder import builder_of
+    builder = builder_of("sysu_mm01")(data_dir=DIR)
+    builder.download_and_prepare(
+        file_format="array_record", download_config=tfds.download.DownloadConfig(manual_dir=TREE)
+    )
+    source = builder.as_data_source("train+val", decoders={"image": tfds.decode.SkipDecoding()})
+"""
 
 from __future__ import annotations
 
@@ -6,7 +16,8 @@ import collections
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,8 +27,8 @@ import tensorflow_datasets as tfds
 
 from bdf_jax.data.images import cores, verify
 from bdf_jax.data.index import ImageIndex
-from bdf_jax.data.levels import Levels
-from bdf_jax.data.trees import Tree
+from bdf_jax.data.levels import AS_STORED, Levels
+from bdf_jax.data.trees import LAYOUTS, Layout, Tree, read_tree
 from bdf_jax.errors import BdfError
 from bdf_jax.names import as_bytes, printable
 from bdf_jax.progress import bar as progress_bar
@@ -25,6 +36,45 @@ from bdf_jax.progress import bar as progress_bar
 SHARD_BYTES = 64 << 20  # TFDS keeps the examples of one shard in memory until the shard is written
 READ_AHEAD = 256  # images read and checked ahead of the writer
 Example = tuple[bytes, dict[str, Any]]
+
+
+class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """By shard, not `GeneratorBasedBuilder`: that one keeps a whole split in memory to shuffle it.
+
+    Beyond 1 GB it would sort it on disk, with TensorFlow.
+
+    Attributes:
+      layout: of the tree.
+      progress: whether to show a progress bar.
+      levels: what is white in images of more than 8 bits, which are decoded once.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    code_path = None  # only for files of checksums; to find it TFDS imports a package that it does not declare
+    layout: Layout
+    progress: bool = True
+    levels: Levels = AS_STORED
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.layout.title,
+            features=features(),
+            citation=self.layout.citation,
+            disable_shuffling=True,
+        )
+
+    def _shard_iterators_per_split(self, dl_manager: Any) -> Mapping[str, Sequence[Any]]:
+        tree = read_tree(self.layout.dataset, dl_manager.manual_dir, trials=())
+        return shards(tree, levels=self.levels, progress=self.progress)
+
+
+def builder_of(dataset: str) -> type[_Builder]:
+    """The builder class of a data set, whose splits are the parts of its tree."""
+    layout = LAYOUTS[dataset]
+    wanted = f"The folder with {layout.expected}. {layout.source}"
+    members = {"name": dataset, "layout": layout, "MANUAL_DOWNLOAD_INSTRUCTIONS": wanted, "__doc__": layout.title}
+    return types.new_class("Builder", (_Builder,), {"skip_registration": True}, lambda body: body.update(members))
 
 
 def features() -> tfds.features.FeaturesDict:
