@@ -19,7 +19,6 @@ from bdf_jax.training.entries import Entry
 from bdf_jax.training.optimiser import Adam, Optimiser
 from bdf_jax.views import BASES, Branch, Channels, View, base_of, check_channels, check_views
 
-Dataset = Literal["sysu_mm01", "regdb", "llcm"]
 # After the neck, before it, both in one vector (each of length 1), or as the network's fitted metric maps it.
 Retrieved = Literal["embedding", "pooled", "both", "fitted"]
 
@@ -48,7 +47,7 @@ class WorldConfig:
 class DataConfig:
     """Where images come from and how a batch is drawn from them."""
 
-    dataset: Dataset = "sysu_mm01"  # layout and protocol
+    dataset: str = "sysu_mm01"  # layout and protocol: a key of `bdf_jax.datasets.BENCHMARKS`
     root: str = ""  # folder of the published tree; empty: the world below is written under `dir` and used
     dir: str = "~/.cache/bdf_jax"  # prepared records and the world; shared between runs
     trial: int = 1  # RegDB: which of the ten fixed splits, 1..10
@@ -65,6 +64,9 @@ class DataConfig:
 
     def check(self) -> None:
         """Raises BdfError on an impossible value."""
+        from bdf_jax.datasets import find  # its readers need more than a configuration does
+
+        find(self.dataset, "data.dataset")
         within("data.trial", self.trial, 1, 10)
         at_least("data.identities", self.identities, 2)  # a triplet needs a negative
         at_least("data.images", self.images, 1)

@@ -18,6 +18,7 @@ from jax import export as jax_export
 
 from bdf_jax.checkpoints import Metadata, load_variables
 from bdf_jax.config import RetrieveConfig, to_dict, vary
+from bdf_jax.datasets import find
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.features import depends_on_modality, flags_of, make_embed, similarity_of
 from bdf_jax.models import Network
@@ -205,7 +206,7 @@ def _manifest(metadata: Metadata, settings: RetrieveConfig, step: int) -> dict[s
         "trained": {
             "dataset": config.data.dataset,
             "synthetic": not config.data.root,
-            "trial": config.data.trial if config.data.dataset == "regdb" else None,
+            "trial": config.data.trial if find(config.data.dataset).rules.one_split_per_trial else None,
             "step": step,
             "identities": metadata.num_classes,
             "fingerprint": metadata.fingerprint,

@@ -46,7 +46,7 @@ def main(_: Sequence[str]) -> int:
 
 def _sysu() -> tuple[Any, Any]:
     from bdf_jax.data.index import ImageIndex
-    from bdf_jax.evaluation import gallery
+    from bdf_jax.datasets import gallery
     from bdf_jax.evaluation.protocols import protocols_for
 
     names, pids = gallery.published_images()

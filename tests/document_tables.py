@@ -68,7 +68,7 @@ NOT_RUN = (
 
 def given(place: Path, trees: dict[str, Path]) -> dict[str, object]:
     """What a snippet may use without making it: the reader's own features and network outputs."""
-    from bdf_jax.data.trees import read_tree
+    from bdf_jax.datasets import read_tree
 
     index = read_tree("sysu_mm01", trees["sysu_mm01"]).splits["test"]
     rng = np.random.default_rng(0)

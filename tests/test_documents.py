@@ -14,9 +14,8 @@ import documents
 import pytest
 from documents import ROOT, Piece
 
-from bdf_jax import losses
+from bdf_jax import datasets, losses
 from bdf_jax.data.world import write_world
-from bdf_jax.evaluation import protocols
 from bdf_jax.models import resnet
 
 DOCUMENTS = documents.documents()
@@ -61,7 +60,7 @@ def place(tmp_path, trained, monkeypatch):
 @pytest.fixture
 def registries():
     """A snippet may add a row of its own to these tables; the next document finds them as they were."""
-    tables: list[dict] = [resnet.ARCHITECTURES, losses.PAIRS, protocols.DATASETS]
+    tables: list[dict] = [resnet.ARCHITECTURES, losses.PAIRS, datasets.BENCHMARKS]
     before = [dict(table) for table in tables]
     yield
     for table, rows in zip(tables, before, strict=True):

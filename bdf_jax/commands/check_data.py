@@ -15,10 +15,10 @@ from bdf_jax.data.check import check_tree
 from bdf_jax.data.findings import Problem, Report
 from bdf_jax.data.index import VISIBLE
 from bdf_jax.data.levels import Levels
-from bdf_jax.data.trees import LAYOUTS, read_tree
-from bdf_jax.data.trees import sysu_mm01 as sysu_tree
+from bdf_jax.datasets import find, read_tree
+from bdf_jax.datasets import sysu_mm01 as sysu_tree
+from bdf_jax.datasets.gallery import shipped_picks, tree_picks
 from bdf_jax.errors import BdfError
-from bdf_jax.evaluation.gallery import shipped_picks, tree_picks
 from bdf_jax.names import legible
 
 SHOWN = 10  # names and problems of a kind on the screen; the JSON has all
@@ -26,7 +26,7 @@ SHOWN = 10  # names and problems of a kind on the screen; the JSON has all
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
-    parser.add_argument("--dataset", required=True, choices=list(LAYOUTS))
+    parser.add_argument("--dataset", required=True, help="sysu_mm01, regdb, llcm, or MODULE:NAME of your own")
     parser.add_argument("--root", required=True, metavar="TREE", help="folder of the published tree")
     parser.add_argument("--quick", action="store_true", help="do not decode the images, only look at their names")
     add_level_arguments(parser)
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     levels = Levels.of(arguments.white, arguments.black, "--")
     report = check_tree(arguments.dataset, arguments.root, decode=not arguments.quick, levels=levels)
     galleries = _galleries(report) if report.dataset == "sysu_mm01" else ""
-    source = LAYOUTS[report.dataset].source
+    source = find(report.dataset).layout.source
     if arguments.json:
         values = dataclasses.asdict(report) | {"usable": report.usable, "source": source, "galleries": galleries}
         print(json.dumps(legible(values), indent=2))
@@ -75,7 +75,7 @@ def _galleries(report: Report) -> str:
 
 
 def _print(report: Report, source: str, galleries: str) -> None:
-    title = f"{LAYOUTS[report.dataset].title} in {report.root}" + " (a synthetic world)" * report.synthetic
+    title = f"{find(report.dataset).layout.title} in {report.root}" + " (a synthetic world)" * report.synthetic
     table = Table(title=title, caption="" if report.synthetic else "* differs from the published data set")
     for name in ("split", "camera", "modality", "images", "published", "identities", "published"):
         table.add_column(name, justify="left" if name in ("split", "modality") else "right")

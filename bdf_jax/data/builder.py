@@ -28,7 +28,8 @@ import tensorflow_datasets as tfds
 from bdf_jax.data.images import cores, verify
 from bdf_jax.data.index import ImageIndex
 from bdf_jax.data.levels import AS_STORED, Levels
-from bdf_jax.data.trees import LAYOUTS, Layout, Tree, read_tree
+from bdf_jax.data.trees.tree import Layout, Tree
+from bdf_jax.datasets import find, read_tree
 from bdf_jax.errors import BdfError
 from bdf_jax.names import as_bytes, printable
 from bdf_jax.progress import bar as progress_bar
@@ -71,7 +72,7 @@ class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ig
 
 def builder_of(dataset: str) -> type[_Builder]:
     """The builder class of a data set, whose splits are the parts of its tree."""
-    layout = LAYOUTS[dataset]
+    layout = find(dataset).layout
     wanted = f"The folder with {layout.expected}. {layout.source}"
     members = {"name": dataset, "layout": layout, "MANUAL_DOWNLOAD_INSTRUCTIONS": wanted, "__doc__": layout.title}
     return types.new_class("Builder", (_Builder,), {"skip_registration": True}, lambda body: body.update(members))

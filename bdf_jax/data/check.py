@@ -16,8 +16,6 @@ from bdf_jax.data.findings import Problem, Report
 from bdf_jax.data.images import cores, verify
 from bdf_jax.data.index import INFRARED, VISIBLE
 from bdf_jax.data.levels import AS_STORED, Levels, Notes
-from bdf_jax.data.published import published
-from bdf_jax.data.trees import LAYOUTS, llcm, read_tree, regdb, sysu_mm01, tree_root
 from bdf_jax.data.trees.lists import Line, read_ids, read_lines, require_labels
 from bdf_jax.data.trees.tree import (
     ImageFile,
@@ -28,7 +26,8 @@ from bdf_jax.data.trees.tree import (
     strangers,
     walk_identities,
 )
-from bdf_jax.data.world.write import RECORD
+from bdf_jax.datasets import BENCHMARKS, find, llcm, read_tree, regdb, sysu_mm01, tree_root
+from bdf_jax.datasets.benchmark import RECORD
 from bdf_jax.errors import BdfError
 from bdf_jax.names import printable
 from bdf_jax.paths import local_path
@@ -60,11 +59,13 @@ def check_tree(
       BdfError: there is no tree of this data set at `root`; says where one seems to be.
     """
     folder = locate(dataset, root)
+    dataset = find(dataset, "--dataset").layout.dataset
     report = Report(dataset, str(folder), synthetic=(folder / RECORD).is_file())
-    absent = [name for name in LAYOUTS[dataset].folders if not (folder / name).is_dir()]
+    absent = [name for name in find(dataset).layout.folders if not (folder / name).is_dir()]
     if absent:
         report.missing.append(Problem(f"{len(absent)} folders of the tree are missing", absent))
-    files = {"sysu_mm01": _sysu, "regdb": _regdb, "llcm": _llcm}[dataset](folder, report)
+    look = {"sysu_mm01": _sysu, "regdb": _regdb, "llcm": _llcm}.get(dataset, _by_its_reader)
+    files = look(folder, report)
     _compare(report)
     _look_at_images(folder, files, report, decode, levels, progress)
     if report.usable:
@@ -78,9 +79,7 @@ def locate(dataset: str, root: str | os.PathLike[str]) -> Path:
     Raises:
       BdfError: it is somewhere else, is another data set's, is not unpacked yet, or is not there at all.
     """
-    if dataset not in LAYOUTS:
-        raise BdfError(f"--dataset: expected one of {', '.join(LAYOUTS)}, found {dataset!r}")
-    layout, folder = LAYOUTS[dataset], Path(os.path.abspath(local_path(root, "--root")))
+    layout, folder = find(dataset, "--dataset").layout, Path(os.path.abspath(local_path(root, "--root")))
     try:
         return tree_root(dataset, folder)
     except BdfError as error:
@@ -99,7 +98,7 @@ def locate(dataset: str, root: str | os.PathLike[str]) -> Path:
 def _elsewhere(dataset: str, folder: Path) -> str:
     """Another data set's tree near the folder, or an archive in it."""
     below = [folder, *(Path(entry.path) for entry in entries(folder)[:100] if entry.is_dir())]
-    for name, layout in LAYOUTS.items():
+    for name, layout in ((name, known.layout) for name, known in BENCHMARKS.items()):
         for place in (*below, *list(folder.parents)[:2]):
             if name != dataset and all((place / part).is_dir() for part in layout.folders):
                 return f" There is a tree of {layout.title}: --dataset={name} --root={place}."
@@ -107,11 +106,20 @@ def _elsewhere(dataset: str, folder: Path) -> str:
     return f" It holds {', '.join(packed[:3])}: unpack that first." if packed else ""
 
 
+def _by_its_reader(root: Path, report: Report) -> list[ImageFile]:
+    """What the reader of a data set finds, where nobody wrote down what else can be missing."""
+    tree = _attempt(report, "", read_tree, report.dataset, root)
+    files = [] if tree is None else [file for part in tree.files.values() for file in part]
+    for modality in (VISIBLE, INFRARED):
+        _count(report, "all", [file for file in files if file.modality == modality], None, modality)
+    return files
+
+
 # The three layouts.
 
 
 def _sysu(root: Path, report: Report) -> list[ImageFile]:
-    layout, known = sysu_mm01.LAYOUT, published("sysu_mm01")
+    layout, known = sysu_mm01.LAYOUT, sysu_mm01.numbers()
     lists = {split: f"exp/{split}_id.txt" for split in ("train", "val", "test")}
     pids: dict[str, set[int]] = {}
     for split, name in lists.items():
@@ -274,7 +282,7 @@ def _attempt(report: Report, name: str, action: Callable[..., Any], *arguments: 
 
 
 def _count(report: Report, split: str, files: Iterable[ImageFile], cam: int | None, modality: int | None) -> None:
-    known, key = published(report.dataset), (split, cam, modality)
+    known, key = find(report.dataset).numbers(), (split, cam, modality)
     pids = [file.pid for file in files]
     report.counts.append(
         {

@@ -14,7 +14,8 @@ from bdf_jax.data.index import ImageIndex
 from bdf_jax.data.levels import Levels
 from bdf_jax.data.prepare import disk_errors, locked, prepare
 from bdf_jax.data.records import Records
-from bdf_jax.data.trees import LAYOUTS, Tree, merge, read_tree
+from bdf_jax.data.trees.tree import Tree, merge
+from bdf_jax.datasets import find, read_tree
 from bdf_jax.errors import BdfError
 from bdf_jax.names import as_bytes
 from bdf_jax.paths import check_data_places, local_path
@@ -86,7 +87,7 @@ def open_dataset(config: DataConfig, *, progress: bool = True) -> Dataset:
     """
     check_data_places(config)
     root = config.root or str(_world(config, progress))
-    trial = config.trial if config.dataset == "regdb" else None
+    trial = config.trial if find(config.dataset).rules.one_split_per_trial else None
     tree = read_tree(config.dataset, root, trials=None if trial is None else (trial,))
     indices = _splits(tree, trial, config.train_split)
     levels = Levels.of(config.white, config.black, "data.")
@@ -129,7 +130,7 @@ def _fingerprint(indices: dict[str, ImageIndex]) -> str:
 def _world(config: DataConfig, progress: bool) -> Path:
     world = config.world
     if not world.train_ids:
-        layout = LAYOUTS[config.dataset]
+        layout = find(config.dataset).layout
         raise BdfError(
             f"data.root is empty: name the folder of the published {layout.title} tree ({layout.expected}) with "
             f"--config.data.root=DIR. {layout.source} Or use the synthetic world: --config=configs/demo.py, or "

@@ -26,7 +26,8 @@ from stat import S_ISDIR
 from bdf_jax.config import DataConfig
 from bdf_jax.data.levels import AS_STORED, Levels
 from bdf_jax.data.records import INDEX, Records, write_index
-from bdf_jax.data.trees import LAYOUTS, Tree, read_tree
+from bdf_jax.data.trees.tree import Tree
+from bdf_jax.datasets import find, read_tree
 from bdf_jax.errors import BdfError
 from bdf_jax.paths import local_path
 
@@ -193,7 +194,7 @@ def main(dataset: str, root: str, data_dir: str, levels: Levels = AS_STORED, pro
     folder = prepare(tree, data_dir, levels=levels, progress=progress)
     Records(folder, tree.root, levels).tell_narrow()
     counts = ", ".join(f"{len(index):,} {part}" for part, index in tree.parts.items())
-    print(f"{LAYOUTS[dataset].title}: {counts} images in {folder}")
+    print(f"{find(dataset).layout.title}: {counts} images in {folder}")
     return folder
 
 
@@ -201,7 +202,7 @@ if __name__ == "__main__":
     from bdf_jax.process import run_command
 
     parser = argparse.ArgumentParser(prog="python -m bdf_jax.data.prepare", description=__doc__)
-    parser.add_argument("--dataset", required=True, choices=list(LAYOUTS), help="which data set the tree is")
+    parser.add_argument("--dataset", required=True, help="which data set the tree is")
     parser.add_argument("--root", required=True, metavar="TREE", help="folder of the published tree")
     parser.add_argument("--dir", default=DataConfig.dir, help="where the records go (data.dir of the configuration)")
     parser.add_argument("--white", type=float, help="of images of more than 8 bits: what is white (data.white)")

@@ -2,11 +2,10 @@
 
 from bdf_jax.evaluation.feature_file import FeatureFile, load_features, save_features
 from bdf_jax.evaluation.harness import evaluate, measure
-from bdf_jax.evaluation.protocols import DATASETS, Protocol, protocols_for
+from bdf_jax.evaluation.protocols import Protocol, protocols_for
 from bdf_jax.evaluation.retrieval import top_k
 
 __all__ = [
-    "DATASETS",
     "FeatureFile",
     "Protocol",
     "evaluate",

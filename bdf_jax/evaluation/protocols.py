@@ -1,30 +1,23 @@
-"""The evaluation protocols as data: who is query, who is gallery in each trial, who ignores whom, which CMC.
+"""The evaluation protocols: who is query, who is gallery in each trial, who ignores whom, which CMC.
 
-`DATASETS` is the one place to touch for another data set. `protocols_for` turns an entry and an index of test images
-into `Protocol`s, one for each row of the table that a paper would print.
-
-SYSU-MM01 (Wu et al., ICCV 2017): infrared queries; one or ten images of every identity and visible camera as gallery,
-ten trials; a query of camera 3 ignores camera 2, which looks at the same place.
-RegDB (Nguyen et al., Sensors 2017): all against all; ten fixed splits, each with a model of its own.
-LLCM (Zhang and Wang, CVPR 2023): one image of every identity and camera of the other modality, ten trials drawn; a
-query ignores images of its own identity from its own camera. Published visible-to-infrared numbers mix two
-protocols; this is the straight one: the same rule in both directions.
+`protocols_for` turns the rules of a data set (bdf_jax/datasets) and an index of test images into `Protocol`s, one for
+each row of the table that a paper would print.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
 from bdf_jax.data.index import INFRARED, VISIBLE, ImageIndex
+from bdf_jax.datasets import find
+from bdf_jax.datasets.benchmark import Request, Rules
+from bdf_jax.datasets.gallery import Picks
 from bdf_jax.errors import BdfError
-from bdf_jax.evaluation import gallery
-from bdf_jax.evaluation.gallery import Picks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,136 +53,9 @@ class Protocol:
         return f"{self.dataset}, {self.direction}, {self.mode}{shots}, {self.gallery} gallery"
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What a gallery family needs to know to pick the gallery of one trial."""
-
-    index: ImageIndex
-    modality: int
-    cams: tuple[int, ...]
-    shots: int | None
-    trial: int
-    picks: Picks | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Published:
-    """What is known of a published test set without its images.
-
-    Attributes:
-      identities: how many are tested.
-      images: function that gives every image's name and identity; None where only numbers are known.
-      images_of_identity: of each modality, where all have as many; 0: they have not.
-    """
-
-    identities: int
-    images: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None
-    images_of_identity: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Rules:
-    """The protocol of a data set, before its images are known.
-
-    Attributes:
-      directions: name -> (modality of the queries, modality of the gallery).
-      modes: name -> gallery cameras; None: every camera of the modality.
-      shots: gallery images of an identity and camera; None: all of them.
-      galleries: name of the family -> function that picks the rows of one trial.
-      trials: their numbers.
-      one_split_per_trial: a trial is another test split (another index), not another gallery.
-      published: the published test set, against which feature files are checked.
-      name_pattern: what an image's name tells, as groups `pid`, `cam` and `modality`.
-      camera_modalities: modality of every camera, where the tree fixes it.
-    """
-
-    directions: Mapping[str, tuple[int, int]]
-    modes: Mapping[str, tuple[int, ...] | None]
-    shots: tuple[int | None, ...]
-    galleries: Mapping[str, Callable[[Request], np.ndarray]]
-    trials: range
-    cmc: Literal["unique", "raw"]
-    published: Published
-    name_pattern: re.Pattern[str]
-    one_split_per_trial: bool = False
-    ignored_cameras: tuple[tuple[int, int], ...] = ()
-    ignores_own_camera: bool = False
-    camera_modalities: Mapping[int, int] = dataclasses.field(default_factory=dict)
-
-
-def _official(request: Request) -> np.ndarray:
-    picks, shots = request.picks, request.shots or 1
-    if picks is None:
-        raise BdfError(
-            "the official galleries need gallery picks: the tree's own exp/rand_perm_cam.mat or, for the real "
-            "SYSU-MM01 test set, those shipped with the project. Found neither; use the other family: --gallery=agw"
-        )
-    misfit = picks.misfit(request.index.select(request.index.modalities == request.modality), request.cams)
-    if misfit:
-        raise BdfError(
-            f"the official galleries do not fit these images: {picks.source} was tried, and {misfit}. "
-            "Give the tree's own exp/rand_perm_cam.mat (--root=TREE), or use the other family: --gallery=agw"
-        )
-    return gallery.official_gallery(request.index, picks, cams=request.cams, shots=shots, trial=request.trial)
-
-
-def _drawn(request: Request) -> np.ndarray:
-    return gallery.drawn_gallery(
-        request.index, modality=request.modality, cams=request.cams, shots=request.shots or 1, trial=request.trial
-    )
-
-
-def _whole(request: Request) -> np.ndarray:
-    return gallery.whole_gallery(request.index, modality=request.modality)
-
-
-DATASETS: dict[str, Rules] = {
-    "sysu_mm01": Rules(
-        directions={"infrared_to_visible": (INFRARED, VISIBLE)},
-        modes={"all": (1, 2, 4, 5), "indoor": (1, 2)},
-        shots=(1, 10),
-        galleries={"official": _official, "agw": _drawn},
-        trials=range(10),
-        cmc="unique",
-        published=Published(identities=96, images=gallery.published_images),
-        name_pattern=re.compile(r"cam(?P<cam>\d+)/(?P<pid>\d+)/"),
-        ignored_cameras=((3, 2),),
-        camera_modalities={1: VISIBLE, 2: VISIBLE, 3: INFRARED, 4: VISIBLE, 5: VISIBLE, 6: INFRARED},
-    ),
-    "regdb": Rules(
-        directions={"visible_to_thermal": (VISIBLE, INFRARED), "thermal_to_visible": (INFRARED, VISIBLE)},
-        modes={"all": None},
-        shots=(None,),
-        galleries={"official": _whole},
-        trials=range(1, 11),
-        cmc="raw",
-        published=Published(identities=206, images_of_identity=10),
-        name_pattern=re.compile(r"(?P<modality>Visible|Thermal)/"),
-        one_split_per_trial=True,
-    ),
-    "llcm": Rules(
-        directions={"infrared_to_visible": (INFRARED, VISIBLE), "visible_to_infrared": (VISIBLE, INFRARED)},
-        modes={"all": None},
-        shots=(1,),
-        galleries={"agw": _drawn},
-        trials=range(10),
-        cmc="unique",
-        published=Published(identities=351),
-        name_pattern=re.compile(r"test_(?P<modality>vis|nir)/cam(?P<cam>\d+)/(?P<pid>\d+)/"),
-        ignores_own_camera=True,
-    ),
-}
-
-
 def rules_for(dataset: str) -> Rules:
-    """The entry of `DATASETS`.
-
-    Raises:
-      BdfError: unknown data set.
-    """
-    if dataset not in DATASETS:
-        raise _not_one_of("dataset", dataset, DATASETS)
-    return DATASETS[dataset]
+    """The protocol of a data set; raises BdfError where it is not known."""
+    return find(dataset).rules
 
 
 def protocols_for(

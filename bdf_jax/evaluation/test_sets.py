@@ -16,12 +16,11 @@ from typing import NamedTuple
 import numpy as np
 
 from bdf_jax.data.index import INFRARED, VISIBLE, ImageIndex
-from bdf_jax.data.published import published as published_numbers
-from bdf_jax.data.trees import read_tree
-from bdf_jax.data.world.write import RECORD
+from bdf_jax.datasets import BENCHMARKS, find, read_tree
+from bdf_jax.datasets.benchmark import RECORD
+from bdf_jax.datasets.gallery import Picks, shipped_picks, tree_picks
 from bdf_jax.errors import BdfError
-from bdf_jax.evaluation.gallery import Picks, shipped_picks, tree_picks
-from bdf_jax.evaluation.protocols import DATASETS, rules_for
+from bdf_jax.evaluation.protocols import rules_for
 from bdf_jax.names import printable, some
 
 REMEDY = "Embed exactly the test images; for another tree in this layout give --root=TREE"
@@ -101,7 +100,7 @@ def tree_differs(dataset: str, test: ImageIndex, root: str | Path) -> str:
     if (Path(root) / RECORD).is_file():
         return ""
     pids = np.unique(test.pids)
-    known = published_numbers(dataset)
+    known = find(dataset).numbers()
     if not known.splits:
         same = len(pids) == rules_for(dataset).published.identities
         return f"{root}: {differs}" if same and (differs := _numbers_differ(dataset, test)) else ""
@@ -173,7 +172,7 @@ def _check_images(index: ImageIndex, names: np.ndarray, pids: np.ndarray, known:
 
 def _numbers_differ(dataset: str, index: ImageIndex) -> str:
     """How identities, images and cameras differ from the published numbers, where single images are not known."""
-    published, known, pids = rules_for(dataset).published, published_numbers(dataset), np.unique(index.pids)
+    published, known, pids = rules_for(dataset).published, find(dataset).numbers(), np.unique(index.pids)
     if len(pids) != published.identities:
         guess = "some belong to training" if len(pids) > published.identities else "some are missing"
         return (
@@ -219,8 +218,8 @@ def _where(pids: np.ndarray, here: ImageIndex) -> str:
 def _check_names(dataset: str, index: ImageIndex, source: str) -> None:
     """Where a name tells identity, camera or modality, the columns must say the same."""
     pattern = rules_for(dataset).name_pattern
-    for other in DATASETS.keys() - {dataset}:
-        theirs = [name for name in index.names.tolist() if DATASETS[other].name_pattern.match(name)]
+    for other in BENCHMARKS.keys() - {dataset}:
+        theirs = [name for name in index.names.tolist() if find(other).rules.name_pattern.match(name)]
         if 2 * len(theirs) > len(index):
             raise BdfError(
                 f"{source}: {len(theirs):,} of {len(index):,} names are laid out as in {other} ({some(theirs)}); "

@@ -15,11 +15,12 @@ from bdf_jax.config import Config, RetrieveConfig
 from bdf_jax.data.dataset import Dataset, Split, open_dataset
 from bdf_jax.data.index import ImageIndex
 from bdf_jax.data.loader import eval_batches
+from bdf_jax.datasets import find
+from bdf_jax.datasets.gallery import shipped_picks, tree_picks
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation import baselines
 from bdf_jax.evaluation.feature_file import save_features
 from bdf_jax.evaluation.features import embed_split, flags_of, similarity_of
-from bdf_jax.evaluation.gallery import shipped_picks, tree_picks
 from bdf_jax.evaluation.harness import evaluate, measure, row
 from bdf_jax.evaluation.protocols import Protocol, protocols_for
 from bdf_jax.evaluation.rankable import concerns
@@ -157,7 +158,7 @@ def _check_split(metadata: Metadata, dataset: Dataset, workdir: str | Path) -> N
         return
     trained = metadata.config.data
     described = f"{trained.dataset} in {trained.root or 'the synthetic world'}"
-    if trained.dataset == "regdb":
+    if find(trained.dataset).rules.one_split_per_trial:
         described += f", trial {trained.trial}"
     trial = "" if dataset.trial is None else f", trial {dataset.trial}"
     raise BdfError(

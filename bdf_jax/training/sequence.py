@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bdf_jax.config import Config, to_dict
-from bdf_jax.data.trees import tree_root
+from bdf_jax.datasets import tree_root
 from bdf_jax.errors import BdfError
 from bdf_jax.output import write_json
 from bdf_jax.paths import check_data_places

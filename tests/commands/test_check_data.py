@@ -10,8 +10,8 @@ from PIL import Image
 
 from bdf_jax.__main__ import main
 from bdf_jax.data.check import check_tree
-from bdf_jax.data.published import published
 from bdf_jax.data.world import write_world
+from bdf_jax.datasets import BENCHMARKS
 from bdf_jax.errors import BdfError
 
 DATASETS = ("sysu_mm01", "regdb", "llcm")
@@ -63,7 +63,7 @@ def names_of(problems):
 
 
 def test_the_published_numbers_are_those_of_the_papers():
-    sysu = published("sysu_mm01")
+    sysu = BENCHMARKS["sysu_mm01"].numbers()
     table = {"train": (296, 20284, 9929), "val": (99, 1974, 1980), "test": (96, 6775, 3803)}
     for split, (identities, visible, infrared) in table.items():
         assert (sysu.images[split, None, 0], sysu.images[split, None, 1]) == (visible, infrared)
@@ -71,11 +71,11 @@ def test_the_published_numbers_are_those_of_the_papers():
         assert sum(sysu.images[split, cam, 0] for cam in (1, 2, 4, 5)) == visible
         assert sum(sysu.images[split, cam, 1] for cam in (3, 6)) == infrared
     assert sorted(sysu.splits["val"]) == [pid for pid in range(334, 434) if pid != 347]
-    regdb = published("regdb")
+    regdb = BENCHMARKS["regdb"].numbers()
     assert regdb.images["all", 1, 0] == regdb.images["all", 2, 1] == 4120
     assert regdb.images["test, trial 3", None, None] == 4120
     assert regdb.identities["train, trial 10", None, None] == 206
-    llcm = published("llcm")
+    llcm = BENCHMARKS["llcm"].numbers()
     assert (llcm.identities["train", None, None], llcm.identities["test", None, None]) == (713, 351)
 
 
@@ -278,5 +278,5 @@ def test_a_root_that_is_too_high_too_low_or_of_another_data_set_is_recognised(wo
 
 
 def test_an_unknown_data_set_is_refused_in_the_api_too(tmp_path):
-    with pytest.raises(BdfError, match="expected one of sysu_mm01, regdb, llcm, found 'market'"):
+    with pytest.raises(BdfError, match="expected one of sysu_mm01, regdb, llcm; found 'market'"):
         check_tree("market", tmp_path)

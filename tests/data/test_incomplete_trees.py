@@ -12,17 +12,17 @@ from bdf_jax import __main__ as command_line
 from bdf_jax.checkpoints import Checkpoints, Metadata
 from bdf_jax.config import DataConfig
 from bdf_jax.data.dataset import open_dataset
-from bdf_jax.evaluation.protocols import DATASETS, Published
+from bdf_jax.datasets import BENCHMARKS
+from bdf_jax.datasets.benchmark import PublishedTest
 from bdf_jax.evaluation.workdir import evaluate_workdir
 from bdf_jax.models import Network, initial_variables
 
 
 def test_a_trained_network_is_asked_the_same(tmp_path, monkeypatch, capsys):
     """A work folder whose tree has the published test identities, here a small set that plays the published one."""
-    rules = DATASETS["regdb"]
-    monkeypatch.setitem(
-        DATASETS, "regdb", dataclasses.replace(rules, published=Published(identities=4, images_of_identity=2))
-    )
+    known = BENCHMARKS["regdb"]
+    rules = dataclasses.replace(known.rules, published=PublishedTest(identities=4, images_of_identity=2))
+    monkeypatch.setitem(BENCHMARKS, "regdb", dataclasses.replace(known, rules=rules))
     tree = write_regdb(tmp_path / "tree")
     workdir = save_run(tmp_path, DataConfig(dataset="regdb", root=str(tree), trial=1, dir=str(tmp_path / "data")))
     assert {row.get("test_set") for row in evaluate_workdir(workdir)} == {None}

@@ -21,7 +21,7 @@ from bdf_jax.data.dataset import open_dataset
 from bdf_jax.data.images import read_pixels
 from bdf_jax.data.prepare import prepare
 from bdf_jax.data.records import INDEX, Records
-from bdf_jax.data.trees import read_tree
+from bdf_jax.datasets import read_tree
 from bdf_jax.errors import BdfError
 
 COMMAND = [sys.executable, "-m", "bdf_jax.data.prepare"]

@@ -13,7 +13,8 @@ from PIL import Image
 from published_trees import SYSU_ABSENT, SYSU_IDS, write_ids, write_image
 
 from bdf_jax.data.index import INFRARED, VISIBLE
-from bdf_jax.data.trees import key, read_tree
+from bdf_jax.data.trees import key
+from bdf_jax.datasets import read_tree
 from bdf_jax.errors import BdfError
 
 

@@ -12,8 +12,9 @@ import pytest
 import scipy.io as scipy_io
 
 from bdf_jax.data.index import ImageIndex
+from bdf_jax.datasets import gallery
 from bdf_jax.errors import BdfError
-from bdf_jax.evaluation import feature_rows, gallery
+from bdf_jax.evaluation import feature_rows
 from bdf_jax.evaluation.feature_file import load_features, save_features
 from bdf_jax.evaluation.statistics import METRICS
 from bdf_jax.evaluation.test_sets import check_test_set

@@ -11,10 +11,9 @@ from feature_files import arrays_of
 
 from bdf_jax import __main__ as command_line
 from bdf_jax.data.index import ImageIndex
-from bdf_jax.data.published import published
-from bdf_jax.data.world.write import RECORD
+from bdf_jax.datasets import BENCHMARKS, gallery
+from bdf_jax.datasets.benchmark import RECORD
 from bdf_jax.errors import BdfError
-from bdf_jax.evaluation import gallery
 from bdf_jax.evaluation.feature_file import save_features
 from bdf_jax.evaluation.feature_rows import evaluate_files, notes
 from bdf_jax.evaluation.test_sets import check_test_set, tree_differs
@@ -49,7 +48,7 @@ def without(index, rows):
 
 
 def test_the_whole_of_llcm_is_the_published_set(whole):
-    known = published("llcm")
+    known = BENCHMARKS["llcm"].numbers()
     assert [known.images["test", None, modality] for modality in (0, 1)] == [8680, 7166]
     assert check_test_set("llcm", whole) == ("published", None, "")
     assert check_test_set("llcm", whole, own=True) == ("published", None, "")  # to insist is not to rename

@@ -6,8 +6,9 @@ import pytest
 import scipy.io as scipy_io
 
 from bdf_jax.data.index import INFRARED, VISIBLE, ImageIndex
+from bdf_jax.datasets import gallery
 from bdf_jax.errors import BdfError
-from bdf_jax.evaluation import gallery, harness
+from bdf_jax.evaluation import harness
 from bdf_jax.evaluation.protocols import protocols_for
 from bdf_jax.evaluation.statistics import METRICS
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bdf_jax.data.trees import read_tree
+from bdf_jax.datasets import read_tree
 from bdf_jax.errors import BdfError
 from benchmarks import photographs, real_pixels
 

@@ -10,14 +10,12 @@ import numpy as np
 
 from bdf_jax.data.world.camera import Place
 from bdf_jax.data.world.plan import Plan, Shot, WorldSpec, identity_numbers, stream
+from bdf_jax.datasets.llcm import TOTALS
 
 CAMERAS = 9
 VISITED = 4  # cameras an identity of the small geometry passes
 INDOOR = (2, 5, 8)
 NOT_INFRARED = 3
-# Images of the real data set by (split, folder) as papers state them; how they spread over identities and cameras
-# is drawn.
-TOTALS = {("train", "vis"): 16946, ("train", "nir"): 13975, ("test", "vis"): 8680, ("test", "nir"): 7166}
 
 
 def plan(spec: WorldSpec) -> Plan:

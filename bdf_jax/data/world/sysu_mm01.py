@@ -1,23 +1,18 @@
 """The world in the layout of SYSU-MM01.
 
 `cam{1..6}/{id:04d}/{k:04d}.jpg`, `exp/{train,val,test,available}_id.{txt,mat}`, `exp/rand_perm_cam.mat`.
-
-`sysu_mm01_counts.npz` holds how many images every identity has in every camera of the real data set, and
-which identities are in which split. The counts are the row lengths of the official `rand_perm_cam.mat`, the
-splits those of the official `train_id.mat` and `test_id.mat` (validation: 334 to 433 without 347), all
-published with SYSU-MM01 (Wu et al., RGB-Infrared Cross-Modality Person Re-Identification, ICCV 2017).
 """
 
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy as np
 import scipy.io
 
 from bdf_jax.data.world.camera import Place
 from bdf_jax.data.world.plan import Plan, Shot, WorldSpec, identity_numbers, stream
+from bdf_jax.datasets.sysu_mm01 import published_geometry
 
 TRIALS = 10
 # Rooms: cameras 2 and 3 share one.
@@ -25,7 +20,6 @@ SCENES = {1: (1, True), 2: (2, True), 3: (2, True), 4: (3, False), 5: (4, False)
 INFRARED = (3, 6)
 # Cameras that the n-th identity of a split appears in, repeated; never without both modalities.
 PRESENCE = ("123456", "123456", "23456", "456", "123456", "12345", "12456", "123456", "13456", "123456", "1246", "3456")
-COUNTS = Path(__file__).with_name("sysu_mm01_counts.npz")
 
 
 def places(spec: WorldSpec) -> dict[int, Place]:
@@ -66,15 +60,6 @@ def _small(spec: WorldSpec) -> tuple[dict[str, list[int]], dict[int, list[int]]]
         for i, pid in enumerate(pids)
     }
     return {"train": train[:first_val], "val": train[first_val:], "test": test}, counts
-
-
-def published_geometry() -> tuple[dict[str, list[int]], dict[int, list[int]]]:
-    """Of the real data set: the identities of each split, and of each identity the images in cameras 1 to 6."""
-    with np.load(COUNTS) as stored:
-        splits = {name: [int(pid) for pid in stored[name]] for name in ("train", "val", "test")}
-        table = stored["counts"]
-    counts = {pid: [int(n) for n in table[:, pid]] for pids in splits.values() for pid in pids}
-    return splits, counts
 
 
 def _permutations(spec: WorldSpec, counts: dict[int, list[int]]) -> np.ndarray:

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from bdf_jax.data.world.plan import Plan, WorldSpec, make_plan, make_spec
 from bdf_jax.data.world.worker import write_share
+from bdf_jax.datasets.benchmark import RECORD
 from bdf_jax.errors import BdfError
 from bdf_jax.paths import local_path
 from bdf_jax.progress import bar as progress_bar
 from bdf_jax.trouble import refuse_trouble
 
-RECORD = "world.json"  # in the root of every finished world: its parameters
 WORTH_A_PROCESS = 400  # pictures; starting a process costs about half a second
 
 

@@ -34,7 +34,6 @@ PAGE = "index.html"
 MARK = "bdf_jax report"  # near the page's beginning, by which a folder is known as that of a report
 EACH = 3  # best, median and worst queries
 LENGTH = 10  # gallery images of a ranked list
-TITLES = {"sysu_mm01": "SYSU-MM01", "regdb": "RegDB", "llcm": "LLCM"}
 KNOWN = {"dataset", "model", "mode", "shots", "gallery", "direction", "trials", "queries", "queries_without_match"} | {
     "gallery_size", "chance_R1", "chance_mAP", "near_chance", "per_trial", "compare", "notes"
 }  # fmt: skip

@@ -13,11 +13,12 @@ from bdf_jax.data.dataset import Dataset
 from bdf_jax.data.images import read_pixels
 from bdf_jax.data.index import INFRARED, VISIBLE, ImageIndex
 from bdf_jax.data.levels import AS_STORED, Levels
+from bdf_jax.datasets import find
 from bdf_jax.evaluation import feature_rows
 from bdf_jax.evaluation.feature_file import load_features
 from bdf_jax.evaluation.protocols import Protocol
 from bdf_jax.evaluation.ranking import Measured
-from bdf_jax.evaluation.report import TITLES, Evaluated, pictures, write_report
+from bdf_jax.evaluation.report import Evaluated, pictures, write_report
 from bdf_jax.models import Network
 from bdf_jax.names import printable
 from bdf_jax.parts import kind_of
@@ -56,7 +57,7 @@ def report_network(
     test, config = dataset.test, metadata.config
     network, size = Network.of(config, metadata.num_classes), config.data.image_size
     world = config.data.world
-    title = data = TITLES[dataset.name] + ("" if dataset.trial is None else f", trial {dataset.trial}")
+    title = data = find(dataset.name).layout.title + ("" if dataset.trial is None else f", trial {dataset.trial}")
     if not config.data.root:
         title = "a synthetic world"
         data = f"a synthetic world, laid out as {data} ({world.train_ids} identities to train on, seed {world.seed})"
@@ -128,7 +129,7 @@ def report_features(
     first = evaluated[0]
     names = feature_rows._paths(dataset, features, trial)[1]
     facts = {
-        "data set": TITLES[dataset],
+        "data set": find(dataset).layout.title,
         "test images": _images(first.index) + (f", in the first of {len(names)} splits" if len(names) > 1 else ""),
         "feature file": names[0].name + (f" and {len(names) - 1} more" if len(names) > 1 else ""),
         "features": f"{first.features_ND.shape[1]} numbers an image, compared by {_compared(first.similarity, rerank)}",
@@ -146,7 +147,7 @@ def report_features(
         out,
         rows,
         evaluated,
-        title=f"Evaluation of {names[0].stem} on {TITLES[dataset]}",
+        title=f"Evaluation of {names[0].stem} on {find(dataset).layout.title}",
         facts=facts,
         notes=notes,
         picture=picture if root else None,  # the names were then checked against the tree's own

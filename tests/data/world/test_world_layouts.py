@@ -7,9 +7,9 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from bdf_jax.data.trees import read_tree
 from bdf_jax.data.world import write_world
 from bdf_jax.data.world.plan import make_plan, make_spec
+from bdf_jax.datasets import read_tree
 
 TRAIN, TEST, IMAGES = 14, 7, 2
 SMALL = {"train_ids": TRAIN, "test_ids": TEST, "images": IMAGES, "size": (32, 16), "progress": False}

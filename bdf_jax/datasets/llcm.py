@@ -1,7 +1,16 @@
-"""LLCM: {vis,nir}/{id:04d}/ to train on, test_{vis,nir}/cam{1..9}/{id:04d}/ to test on, lists in idx/."""
+"""LLCM: {vis,nir}/{id:04d}/ to train on, test_{vis,nir}/cam{1..9}/{id:04d}/ to test on, lists in idx/.
+
+Identities and totals are as papers state them (Zhang and Wang, CVPR 2023), which do not say how many images a camera
+took. Protocol: one image of every identity and camera of the other modality, ten trials drawn; a query ignores images
+of its own identity from its own camera. Published visible-to-infrared numbers mix two protocols; this is the straight
+one: the same rule in both directions.
+"""
 
 from __future__ import annotations
 
+import collections
+import functools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,12 +26,17 @@ from bdf_jax.data.trees.tree import (
     require_ids,
     walk_identities,
 )
+from bdf_jax.datasets import gallery
+from bdf_jax.datasets.benchmark import Benchmark, Key, Numbers, PublishedTest, Rules
 from bdf_jax.errors import BdfError
 
 CAMERAS = tuple(range(1, 10))
 EMPTY_AS_PUBLISHED = "test_nir/cam3"
 UNKNOWN_CAMERA = 0  # the training folders do not say which camera took an image, and training does not ask
 MODALITIES = {"vis": VISIBLE, "nir": INFRARED}
+# Images by (split, folder).
+TOTALS = {("train", "vis"): 16946, ("train", "nir"): 13975, ("test", "vis"): 8680, ("test", "nir"): 7166}
+TRAIN_IDENTITIES, TEST_IDENTITIES = 713, 351
 LAYOUT = Layout(
     dataset="llcm",
     title="LLCM",
@@ -64,3 +78,32 @@ def read(root: Path, *, trials: Sequence[int] | None = None) -> Tree:
                 )
     require_ids(LAYOUT, root, pids, test, "idx/test_id.txt")
     return build_tree(LAYOUT, root, {"train": train, "test": test}, {"train": train, "test": test})
+
+
+@functools.cache
+def numbers() -> Numbers:
+    """The published numbers."""
+    images: collections.Counter[Key] = collections.Counter()
+    for (split, folder), total in TOTALS.items():
+        images[split, None, {"vis": VISIBLE, "nir": INFRARED}[folder]] = total
+        images[split, None, None] += total
+    identities: dict[Key, int] = {("train", None, None): TRAIN_IDENTITIES, ("test", None, None): TEST_IDENTITIES}
+    cameras = {
+        modality: tuple(cam for cam in CAMERAS if f"test_{folder}/cam{cam}" != EMPTY_AS_PUBLISHED)
+        for folder, modality in MODALITIES.items()
+    }
+    return Numbers(dict(images), identities, cameras=cameras)
+
+
+RULES = Rules(
+    directions={"infrared_to_visible": (INFRARED, VISIBLE), "visible_to_infrared": (VISIBLE, INFRARED)},
+    modes={"all": None},
+    shots=(1,),
+    galleries={"agw": gallery.drawn},
+    trials=range(10),
+    cmc="unique",
+    published=PublishedTest(identities=TEST_IDENTITIES),
+    name_pattern=re.compile(r"test_(?P<modality>vis|nir)/cam(?P<cam>\d+)/(?P<pid>\d+)/"),
+    ignores_own_camera=True,
+)
+BENCHMARK = Benchmark(LAYOUT, read, RULES, numbers)

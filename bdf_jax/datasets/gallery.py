@@ -3,7 +3,7 @@
 Two families exist for SYSU-MM01, with different numbers for the same model:
 
 - `official`: the permutations of the official SYSU-MM01 evaluation files (Wu et al., ICCV 2017), key
-  `rand_perm_cam`. A tree may carry its own `exp/rand_perm_cam.mat`; for the real test set, `data/sysu_mm01_gallery.npz`
+  `rand_perm_cam`. A tree may carry its own `exp/rand_perm_cam.mat`; for the real test set, `sysu_mm01_gallery.npz`
   ships what is needed of the authors' `rand_perm_cam.mat` and `test_id.mat`: the image counts of every camera and
   identity, and the first ten entries of each trial's permutation for the 96 test identities.
 - `agw`: drawn with Python's `random`, seeded with the number of the trial, as most PyTorch code of the field does.
@@ -21,11 +21,12 @@ from pathlib import Path
 import numpy as np
 
 from bdf_jax.data.index import INFRARED, ImageIndex
+from bdf_jax.datasets.benchmark import Request
 from bdf_jax.errors import BdfError
 from bdf_jax.trouble import refuse_trouble
 
 TRIALS = 10
-SHIPPED = Path(__file__).parent / "data" / "sysu_mm01_gallery.npz"
+SHIPPED = Path(__file__).with_name("sysu_mm01_gallery.npz")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,3 +192,32 @@ def _folders(index: ImageIndex, modality: int) -> dict[tuple[int, int], list[int
     for row in rows[np.argsort(index.names[rows], kind="stable")].tolist():
         folders.setdefault((int(index.pids[row]), int(index.cams[row])), []).append(row)
     return folders
+
+
+def official(request: Request) -> np.ndarray:
+    """The official galleries of a trial, by the picks of the tree or those that are shipped."""
+    picks, shots = request.picks, request.shots or 1
+    if picks is None:
+        raise BdfError(
+            "the official galleries need gallery picks: the tree's own exp/rand_perm_cam.mat or, for the real "
+            "SYSU-MM01 test set, those shipped with the project. Found neither; use the other family: --gallery=agw"
+        )
+    misfit = picks.misfit(request.index.select(request.index.modalities == request.modality), request.cams)
+    if misfit:
+        raise BdfError(
+            f"the official galleries do not fit these images: {picks.source} was tried, and {misfit}. "
+            "Give the tree's own exp/rand_perm_cam.mat (--root=TREE), or use the other family: --gallery=agw"
+        )
+    return official_gallery(request.index, picks, cams=request.cams, shots=shots, trial=request.trial)
+
+
+def drawn(request: Request) -> np.ndarray:
+    """A gallery drawn for the trial."""
+    return drawn_gallery(
+        request.index, modality=request.modality, cams=request.cams, shots=request.shots or 1, trial=request.trial
+    )
+
+
+def whole(request: Request) -> np.ndarray:
+    """All images of the modality."""
+    return whole_gallery(request.index, modality=request.modality)

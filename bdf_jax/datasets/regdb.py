@@ -1,7 +1,13 @@
-"""RegDB: {Visible,Thermal}/{id}/*.bmp and ten fixed divisions of the identities in idx/."""
+"""RegDB: {Visible,Thermal}/{id}/*.bmp and ten fixed divisions of the identities in idx/.
+
+412 identities, ten visible and ten thermal images each, ten divisions into halves (Nguyen et al., Sensors 2017).
+Protocol: all against all; ten fixed splits, each with a model of its own.
+"""
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +25,8 @@ from bdf_jax.data.trees.tree import (
     strangers,
     walk_identities,
 )
+from bdf_jax.datasets import gallery
+from bdf_jax.datasets.benchmark import Benchmark, Key, Numbers, PublishedTest, Rules
 from bdf_jax.errors import BdfError
 
 TRIALS = tuple(range(1, 11))
@@ -83,3 +91,36 @@ def _listed(root: Path, role: str, trial: int, by_name: dict[str, ImageFile]) ->
         files += [by_name[name] for name in dict.fromkeys(row.name for row in rows)]
         lines += rows
     return files, lines
+
+
+IDENTITIES, IMAGES = 412, 10  # images of an identity in each modality
+
+
+@functools.cache
+def numbers() -> Numbers:
+    """The published numbers."""
+    half = IDENTITIES // 2
+    images: dict[Key, int] = {}
+    identities: dict[Key, int] = {}
+    for cam, modality in ((1, VISIBLE), (2, INFRARED)):
+        images["all", cam, modality] = IDENTITIES * IMAGES
+        identities["all", cam, modality] = IDENTITIES
+    for trial in range(1, 11):
+        for role in ("train", "test"):
+            images[f"{role}, trial {trial}", None, None] = 2 * half * IMAGES
+            identities[f"{role}, trial {trial}", None, None] = half
+    return Numbers(images, identities)
+
+
+RULES = Rules(
+    directions={"visible_to_thermal": (VISIBLE, INFRARED), "thermal_to_visible": (INFRARED, VISIBLE)},
+    modes={"all": None},
+    shots=(None,),
+    galleries={"official": gallery.whole},
+    trials=range(1, 11),
+    cmc="raw",
+    published=PublishedTest(identities=206, images_of_identity=10),
+    name_pattern=re.compile(r"(?P<modality>Visible|Thermal)/"),
+    one_split_per_trial=True,
+)
+BENCHMARK = Benchmark(LAYOUT, read, RULES, numbers)
