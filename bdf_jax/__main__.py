@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -37,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit code: 0; 1 after a BdfError, 75 when preempted with everything saved (the same command continues), 130
       when interrupted. A wrong flag exits with 2.
     """
+    if os.getcwd() not in sys.path:  # methods, losses and data sets of a user's own lie there
+        sys.path.append(os.getcwd())
     argv = [_dashed(word) for word in (sys.argv[1:] if argv is None else argv)]
     # Fields of the configuration are not flags: there are as many as a method has parts.
     overrides = [word for word in argv if word.startswith(CONFIG)]
