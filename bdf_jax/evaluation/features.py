@@ -74,29 +74,14 @@ def _of_length_1(x: jax.Array) -> jax.Array:
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
-@enough_memory(IN_EMBEDDING)
-def embed_split(
-    network: Network,
-    variables: Mapping[str, Any],
-    split: Split,
-    *,
-    image_size: tuple[int, int],
-    settings: RetrieveConfig,
-    batch_size: int,
-    progress: bool = True,
-    description: str = "embedding",
-) -> np.ndarray:
+def embed_split(network: Network, variables: Mapping[str, Any], split: Split, **how: Any) -> np.ndarray:
     """Features of all images of a split, shared out over all devices of all processes.
 
     Args:
       network: built for one device (`axis_name` None).
       variables: `params` and `batch_stats`.
       split: whose images are read once.
-      image_size: (height, width) in pixels.
-      settings: which feature.
-      batch_size: images at a time; rounded up to a multiple of the devices.
-      progress: whether to draw a bar.
-      description: its label.
+      **how: as for `embed_all`.
 
     Returns:
       (N, D') float32 in the order of `split.index`, whole in every process.
@@ -104,15 +89,54 @@ def embed_split(
     Raises:
       Trouble: memory does not suffice.
     """
-    devices = jax.local_devices()
+    return embed_all(network, {"": variables}, split, **how)[""]
+
+
+@enough_memory(IN_EMBEDDING)
+def embed_all(
+    network: Network,
+    variables: Mapping[str, Mapping[str, Any]],
+    split: Split,
+    *,
+    image_size: tuple[int, int],
+    settings: RetrieveConfig,
+    batch_size: int,
+    plain: Mapping[str, Callable[[np.ndarray], np.ndarray]] | None = None,
+    progress: bool = True,
+    description: str = "embedding",
+) -> dict[str, np.ndarray]:
+    """Features of several models for all images of a split, each of which is decoded once.
+
+    Args:
+      network: see `embed_split`.
+      variables: of the network, by the name of the model.
+      split: whose images are read once.
+      image_size: (height, width) in pixels.
+      settings: which feature.
+      batch_size: images at a time; rounded up to a multiple of the devices.
+      plain: features without a network by the name of the model: (N, H, W, 3) uint8 to (N, D).
+      progress: whether to draw a bar.
+      description: its label.
+
+    Returns:
+      name -> (N, D') float32 in the order of `split.index`, whole in every process.
+
+    Raises:
+      Trouble: memory does not suffice.
+    """
+    devices, plain = jax.local_devices(), plain or {}
     mesh = jax.make_mesh((len(devices),), ("images",), axis_types=(AxisType.Auto,), devices=devices)
     replicated, shared_out = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("images"))
-    variables = jax.device_put(dict(variables), replicated)
+    placed = {name: jax.device_put(dict(values), replicated) for name, values in variables.items()}
     batch_size = -(-batch_size // len(devices)) * len(devices)
     embed = make_embed(network, settings)
 
     shares = [distributed.share(np.flatnonzero(split.index.modalities == m)) for m in (VISIBLE, INFRARED)]
-    shown_rows, vectors = [np.empty(0, np.int64)], [_no_vectors(embed, variables, (batch_size, *image_size, 3))]
+    # A process may have no image, and knows the length of a vector all the same.
+    none = np.zeros((1, *image_size, 3), np.uint8)
+    vectors = {name: [_no_vectors(embed, values, (batch_size, *image_size, 3))] for name, values in placed.items()}
+    vectors |= {name: [function(none)[:0]] for name, function in plain.items()}
+    shown_rows = [np.empty(0, np.int64)]
     with bar(
         total=sum(map(len, shares)), desc=description, unit="image", leave=False,
         disable=not (progress and distributed.is_first()),
@@ -122,14 +146,18 @@ def embed_split(
             program = modality if depends_on_modality(network, settings) else VISIBLE
             for batch in eval_batches(split, image_size, batch_size, rows=rows):
                 images = jax.device_put(batch.images_NHWC, shared_out)
-                vectors.append(np.asarray(embed(variables, images, program))[: batch.valid])
+                for name, values in placed.items():
+                    vectors[name].append(np.asarray(embed(values, images, program))[: batch.valid])
+                for name, function in plain.items():
+                    vectors[name].append(function(batch.images_NHWC[: batch.valid]))
                 shown_rows.append(batch.rows_V)
                 shown.update(batch.valid)
-    return distributed.gather(np.concatenate(vectors), np.concatenate(shown_rows), len(split))
+    order = np.concatenate(shown_rows)
+    return {name: distributed.gather(np.concatenate(parts), order, len(split)) for name, parts in vectors.items()}
 
 
 def _no_vectors(embed: Embed, variables: Mapping[str, Any], shape: tuple[int, ...]) -> np.ndarray:
-    """(0, D'): a process may have no image, and knows the length of a vector all the same."""
+    """(0, D')."""
     images = jax.ShapeDtypeStruct(shape, np.uint8)
     vectors = jax.eval_shape(lambda v, x: embed(v, x, VISIBLE), variables, images)
     return np.empty((0, vectors.shape[1]), np.float32)

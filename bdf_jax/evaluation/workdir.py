@@ -12,15 +12,14 @@ import numpy as np
 from bdf_jax import distributed
 from bdf_jax.checkpoints import Metadata, load_metadata, load_variables
 from bdf_jax.config import Config, RetrieveConfig
-from bdf_jax.data.dataset import Dataset, Split, open_dataset
+from bdf_jax.data.dataset import Dataset, open_dataset
 from bdf_jax.data.index import ImageIndex
-from bdf_jax.data.loader import eval_batches
 from bdf_jax.datasets import find
 from bdf_jax.datasets.gallery import shipped_picks, tree_picks
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation import baselines
 from bdf_jax.evaluation.feature_file import save_features
-from bdf_jax.evaluation.features import embed_split, flags_of, similarity_of
+from bdf_jax.evaluation.features import embed_all, embed_split, flags_of, similarity_of
 from bdf_jax.evaluation.harness import evaluate, measure, row
 from bdf_jax.evaluation.protocols import Protocol, protocols_for
 from bdf_jax.evaluation.rankable import concerns
@@ -88,11 +87,16 @@ def evaluate_workdir(
     if distributed.is_first():
         print(f"evaluating the checkpoint of step {step} on {len(dataset.test)} test images")
     network = Network.of(metadata.config, metadata.num_classes)
-    features_ND = embed_split(
-        network, variables, dataset.test, image_size=size, settings=settings, batch_size=batch_size
+    models: dict[str, Mapping[str, Any]] = {"trained": variables}
+    plain = {}
+    if config.evaluation.baselines:  # what the trained network has to beat
+        models["untrained"] = initial_variables(network, metadata.config.training.seed, size)
+        plain = {"edges": baselines.edge_features, "raw_pixels": baselines.raw_pixel_features}
+    compared = embed_all(
+        network, models, dataset.test, image_size=size, settings=settings, batch_size=batch_size, plain=plain
     )
-    with_baselines = config.evaluation.baselines
-    compared = _baseline_features(metadata, network, dataset, config) if with_baselines else {}
+    features_ND = compared.pop("trained")
+    compared |= {name: baselines.with_direction(compared[name]) for name in plain}
     similarity = similarity_of(settings)
     flags = {"step": step, **flags_of(settings), "similarity": similarity, "rerank": rerank}
 
@@ -106,7 +110,7 @@ def evaluate_workdir(
         rows = [row(p, [m], model="trained", flags=of_rows) for p, m in zip(protocols, measured, strict=True)]
         baselines.add_chance(rows, index, protocols)
         notes = said + baselines.near_chance_notes(rows)
-        if with_baselines:
+        if compared:
             rows += _baseline_rows(compared, index, protocols, settings)
         if rows_file:
             write_json(rows_file, rows)
@@ -168,42 +172,12 @@ def _check_split(metadata: Metadata, dataset: Dataset, workdir: str | Path) -> N
     )
 
 
-def _baseline_features(
-    metadata: Metadata, network: Network, dataset: Dataset, evaluation: Config
-) -> dict[str, np.ndarray]:
-    """What the trained network has to beat: itself before training, and two features nobody learned."""
-    config, split = metadata.config, dataset.test
-    variables = initial_variables(network, config.training.seed, config.data.image_size)
-    untrained_ND = embed_split(
-        network,
-        variables,
-        split,
-        image_size=config.data.image_size,
-        settings=evaluation.retrieve,
-        batch_size=evaluation.evaluation.batch_size,
-        description="embedding, untrained",
-    )
-    rows = distributed.share(np.arange(len(split)))
-    # A share may be empty, and the length of its vectors is known all the same from a first image.
-    images = list(_decoded(split, config.data.image_size, rows if len(rows) else np.arange(1)))
-    found = {"untrained": untrained_ND}
-    for model, features in (("edges", baselines.edge_features), ("raw_pixels", baselines.raw_pixel_features)):
-        shared_ND = np.concatenate([features(batch) for batch in images])[: len(rows)]
-        found[model] = baselines.with_direction(distributed.gather(shared_ND, rows, len(split)))
-    return found
-
-
 def _baseline_rows(
     compared: Mapping[str, np.ndarray], index: ImageIndex, protocols: list[Protocol], settings: RetrieveConfig
 ) -> list[dict[str, Any]]:
-    """Rows of `_baseline_features` and of chance."""
+    """Rows of the baselines, and of chance."""
     of_network: dict[str, Any] = {"similarity": similarity_of(settings), "flags": flags_of(settings)}
     rows: list[dict[str, Any]] = []
     for model, features_ND in compared.items():
         rows += evaluate(features_ND, index, protocols, model=model, **(of_network if model == "untrained" else {}))
     return rows + baselines.chance_rows(index, protocols)
-
-
-def _decoded(split: Split, size: tuple[int, int], rows: np.ndarray) -> Any:
-    for batch in eval_batches(split, size, 256, rows=rows):
-        yield batch.images_NHWC[: batch.valid]
