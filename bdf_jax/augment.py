@@ -82,16 +82,19 @@ def _augment_one(image_HWC: jax.Array, key: jax.Array, config: AugmentConfig, ch
         top = jax.random.randint(row, (), 0, 2 * config.pad + 1)
         left = jax.random.randint(column, (), 0, 2 * config.pad + 1)
         image_HWC = jax.lax.dynamic_slice(padded, (top, left, 0), (H, W, C))
+    exchange = config.channels_of if any(config.visible_channels + config.infrared_channels) else ""
+    if exchange == "pixels":
+        image_HWC = _exchange(image_HWC.astype(jnp.float32), jax.random.fold_in(key, 1), channels)
     image_HWC = normalise(image_HWC)
     if config.erase:
         image_HWC = _erase(image_HWC, erase, config)
-    if any(config.visible_channels + config.infrared_channels):
+    if exchange == "normalised":
         image_HWC = _exchange(image_HWC, jax.random.fold_in(key, 1), channels)
     return image_HWC
 
 
 def _exchange(image_HWC: jax.Array, key: jax.Array, probabilities_4: jax.Array) -> jax.Array:
-    """One channel, or the luma of the normalised image, in place of all three: Ye et al., ICCV 2021, section 3.1."""
+    """One channel, or the luma, in place of all three: Ye et al., ICCV 2021, section 3.1."""
     until_4 = jnp.cumsum(probabilities_4)
     choice = (jax.random.uniform(key) >= until_4).sum()
     grey_HW1 = (image_HWC @ LUMA)[..., None]

@@ -90,6 +90,7 @@ class AugmentConfig:
     erase_with: tuple[float, float, float] = (0.0, 0.0, 0.0)  # what the box is filled with, normalised
     visible_channels: Channels = (0.0, 0.0, 0.0, 0.0)
     infrared_channels: Channels = (0.0, 0.0, 0.0, 0.0)
+    channels_of: Literal["normalised", "pixels"] = "normalised"  # exchanged at the end, or before normalisation
 
     def check(self) -> None:
         """Raises BdfError on an impossible value."""

@@ -81,8 +81,8 @@ class Network(nn.Module):
         return tuple(name for name in self.inputs if base_of(name, self.views) == base)
 
     def derived(self, base: int) -> tuple[str, ...]:
-        """The views of a base beside itself, whether they enter the trunk or not."""
-        return tuple(name for name in self.views if base_of(name, self.views) == base)
+        """The views of a base beside itself that are images, whether they enter the trunk or not."""
+        return tuple(name for name in self.views if base_of(name, self.views) == base and not late(name, self.views))
 
     @nn.compact
     def __call__(
