@@ -114,6 +114,10 @@ MAX_PREFIX = 8
 # Lines of each kind in an error.
 MAX_LINES = 8
 
+# The convolution that sees the image. Where it has two channels for grey images of either base (zero padding), each is
+# the sum over colours, halved: both together say of a grey image what the three colours do.
+FIRST = ("params", "stem", "conv", "kernel")
+
 # What a module holds: its kind and the tensor's name to our collection and name. PyTorch's running variance is kept
 # as it is: both sides divide by it alike.
 TENSORS = {
@@ -289,13 +293,15 @@ def _fill(
         name, tensor = values[source]
         apart = config.bn == "per_view" and path[-1] != "kernel"
         shape = leaf.shape[1:] if apart else leaf.shape
-        expected = _torch_shape(shape)
+        halved = source == FIRST and leaf.shape[2] == 2
+        expected = _torch_shape((*shape[:2], 3, shape[3]) if halved else shape)
         if tensor.shape != expected:
             others.append(f"shape: {_shown(name)} is {tensor.shape}, {'/'.join(source)} takes {expected}")
         elif problem := _bad_numbers(tensor, path[-1]):
             others.append(f"numbers: {_shown(name)} {problem}")
         else:
             array = tensor.astype(np.float32)
+            array = array.sum(1, keepdims=True).repeat(2, 1) / 2 if halved else array
             array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
             filled[path] = jnp.asarray(np.broadcast_to(array, leaf.shape), leaf.dtype)
     unexpected = [

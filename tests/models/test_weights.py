@@ -20,7 +20,7 @@ from bdf_jax.models.heads import Pool
 from bdf_jax.models.network import NetworkConfig
 from bdf_jax.models.weights import load_pretrained
 from bdf_jax.parts import Named
-from bdf_jax.views import Middle, View
+from bdf_jax.views import Middle, View, ZeroPadding
 
 MIDDLE = Named(Dv=View("V", Middle()), Di=View("I", Middle()))  # its normalisation is no business of the trunk's
 ARCHS = ("resnet18", "resnet34", "resnet50", "mobilenet_v2")
@@ -295,6 +295,23 @@ def test_everything_wrong_is_listed_at_once(tmp_path):
         assert f"  {line}\n" in message
     assert len(message.splitlines()) == 10
     assert "looks like" not in message
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+def test_the_colours_of_pretrained_weights_in_the_channels_of_zero_padding(channels, tmp_path):
+    """Of two channels, each is the sum over colours, halved; three are the colours'."""
+    padded = Named(Zv=View("V", ZeroPadding(channels)), Zi=View("I", ZeroPadding(channels)))
+    config = small.part("resnet18", inputs=("Zv", "Zi"))
+    network, images = small.base_derivative(config, 5, padded), dict.fromkeys("VI", jnp.zeros((1, 32, 32, 3)))
+    variables = jax.eval_shape(lambda key: network.init(key, images, train=True), jax.random.key(0))
+    empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variables)
+    save_file(random_state("resnet18"), tmp_path / "weights.safetensors")
+    found = load_pretrained(str(tmp_path / "weights.safetensors"), empty, config)["params"]["stem"]["conv"]["kernel"]
+    theirs = random_state("resnet18")["conv1.weight"]
+    for out in range(3):
+        for channel in range(channels):
+            own = theirs[out, channel] if channels == 3 else (theirs[out, 0] + theirs[out, 1] + theirs[out, 2]) / 2
+            np.testing.assert_allclose(found[:, :, channel, out], own, rtol=1e-5, atol=1e-6)
 
 
 def test_the_same_array_twice(tmp_path):
