@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 # ImageNet statistics of pixels in [0, 1], RGB.
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
@@ -20,3 +23,14 @@ def normalise(images_uint8: jax.Array) -> jax.Array:
 def denormalise(images: jax.Array) -> jax.Array:
     """The inverse of `normalise` up to rounding: uint8 pixels, clipped to 0..255."""
     return jnp.clip(jnp.round((images * STD + MEAN) * 255.0), 0, 255).astype(jnp.uint8)
+
+
+def sheet(rows: Sequence[Sequence[Image.Image]], gap: int) -> Image.Image:
+    """Pictures of one size side by side, rows below one another, on white, `gap` pixels apart."""
+    width, height = rows[0][0].size
+    columns = max(len(row) for row in rows)
+    made = Image.new("RGB", (columns * (width + gap) - gap, len(rows) * (height + gap) - gap), "white")
+    for i, row in enumerate(rows):
+        for j, tile in enumerate(row):
+            made.paste(tile, (j * (width + gap), i * (height + gap)))
+    return made

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import fcntl
 import io
 import os
 import shutil
@@ -23,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from stat import S_ISDIR
 
+from bdf_jax import locks
 from bdf_jax.config import DataConfig
 from bdf_jax.data.levels import AS_STORED, Levels
 from bdf_jax.data.records import INDEX, Records, write_index
@@ -65,17 +65,15 @@ def prepare(tree: Tree, data_dir: str | os.PathLike[str], *, levels: Levels = AS
 
 @contextlib.contextmanager
 def locked(path: Path, *, progress: bool = True) -> Iterator[None]:
-    """Holds an exclusive lock, which the system releases if this process dies; waits for one held elsewhere."""
+    """Holds a lock; waits for one that is held elsewhere."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if progress:
-                print(f"waiting for another process that is writing {path.parent}", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            pass  # a file system without locks: both write, each in a folder of its own, and one rename wins
+
+    def busy() -> None:
+        if progress:
+            print(f"waiting for another process that is writing {path.parent}", file=sys.stderr, flush=True)
+
+    # Without locks both write, each in a folder of its own, and one rename wins.
+    with locks.locked(path, busy, impossible=lambda error: None):
         yield
 
 

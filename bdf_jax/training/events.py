@@ -23,6 +23,7 @@ from PIL import Image
 
 from bdf_jax.config import Config, to_dict
 from bdf_jax.errors import BdfError
+from bdf_jax.output import replaced
 from bdf_jax.training.workdir import EVENT_FILES
 
 WANDB_ID = "wandb-id"  # file in the work folder: the run to continue on Weights & Biases
@@ -251,6 +252,5 @@ def _forget_after(folder: Path, start: int) -> None:
         kept = b"".join(record for record, event in records if event.step <= start)
         if len(kept) == path.stat().st_size:
             continue
-        temporary = folder / f".{path.name}.tmp"
-        temporary.write_bytes(kept)
-        os.replace(temporary, path)
+        with replaced(path) as out:
+            out.write(kept)

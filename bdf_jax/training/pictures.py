@@ -14,7 +14,7 @@ from bdf_jax.config import Config
 from bdf_jax.data.dataset import Split
 from bdf_jax.data.index import INFRARED, VISIBLE
 from bdf_jax.models.network import Network, derive
-from bdf_jax.pixels import denormalise, normalise
+from bdf_jax.pixels import denormalise, normalise, sheet
 from bdf_jax.training.optimiser import role
 from bdf_jax.views import BASES
 
@@ -78,11 +78,6 @@ def _grid(rows: list[np.ndarray]) -> np.ndarray:
     """Rows of (N, H, W, 3) images, one under the other."""
     height, width = rows[0].shape[1:3]
     scale = min(1.0, HEIGHT / height)
-    height, width = round(height * scale), max(1, round(width * scale))
-    grid = np.full((len(rows) * (height + GAP) + GAP, len(rows[0]) * (width + GAP) + GAP, 3), 255, np.uint8)
-    for i, images in enumerate(rows):
-        for j, image in enumerate(images):
-            top, left = GAP + i * (height + GAP), GAP + j * (width + GAP)
-            resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-            grid[top : top + height, left : left + width] = np.asarray(resized)
-    return grid
+    size = max(1, round(width * scale)), round(height * scale)
+    tiles = [[Image.fromarray(image).resize(size, Image.Resampling.BILINEAR) for image in images] for images in rows]
+    return np.asarray(sheet(tiles, GAP))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -14,6 +13,8 @@ from typing import Any
 from bdf_jax import config as configs
 from bdf_jax.config import Config
 from bdf_jax.errors import BdfError
+from bdf_jax.locks import locked
+from bdf_jax.output import write_json, write_text
 from bdf_jax.paths import UNWRITABLE, check_name, local_path
 
 CONFIG, LOCK, METRICS = "config.json", ".lock", "metrics.jsonl"
@@ -51,22 +52,22 @@ def claimed(workdir: str | Path, config: Config) -> Iterator[Path]:
     check_name(path, UNWRITABLE, "--workdir")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = open(path / LOCK, "a")  # noqa: SIM115  open for as long as the folder is ours
+        (path / LOCK).touch()
     except FileExistsError as error:
         raise BdfError(f"--workdir={workdir}: expected a folder, found a file of that name; name another") from error
     except OSError as error:
         raise BdfError(f"--workdir={workdir}: cannot write into this folder: {error}; name another") from error
-    with lock:
-        try:
-            # The system lets go of the lock when the process ends, however it ends: no stale lock, no clock.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BdfError(
-                f"--workdir={workdir}: another run is using this folder; wait for it to end, stop it, or name another "
-                "folder"
-            ) from error
-        except OSError as error:
-            _LOG.warning("--workdir=%s: cannot be locked (%s); see to it that no other run uses it", workdir, error)
+
+    def busy() -> None:
+        raise BdfError(
+            f"--workdir={workdir}: another run is using this folder; wait for it to end, stop it, or name another "
+            "folder"
+        )
+
+    def impossible(error: OSError) -> None:
+        _LOG.warning("--workdir=%s: cannot be locked (%s); see to it that no other run uses it", workdir, error)
+
+    with locked(path / LOCK, busy, impossible):
         new = not (path / CONFIG).exists()
         _check_owner(path, config)
         try:
@@ -100,10 +101,7 @@ def _check_owner(path: Path, config: Config) -> None:
             return
         if before is None:
             _check_free(path)
-        # Written beside and renamed: a run that is killed here leaves no half of it.
-        temporary = file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(configs.to_dict(config), indent=2) + "\n")
-        os.replace(temporary, file)
+        write_json(file, configs.to_dict(config))
     except OSError as error:
         raise BdfError(f"{file}: cannot be read or written: {error}; mend that, or name another --workdir") from error
 
@@ -185,9 +183,7 @@ class MetricsFile:
     def __init__(self, path: Path, start: int):
         try:
             kept = _lines_until(path, start)
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(kept))
-            os.replace(temporary, path)
+            write_text(path, "".join(kept))
             self._file = open(path, "a")  # noqa: SIM115  closed by close()
         except OSError as error:
             raise BdfError(

@@ -1,4 +1,4 @@
-"""A data set of a user's own: a file beside theirs, named MODULE:NAME, prepared, trained on and evaluated like any other."""
+"""A data set of a user's own: a file beside theirs, named MODULE:NAME, prepared, trained on and evaluated as any."""
 
 import numpy as np
 import pytest

@@ -27,6 +27,7 @@ from bdf_jax.evaluation.table import FLAGS
 from bdf_jax.names import legible, printable
 from bdf_jax.output import check_output, replaced
 from bdf_jax.paths import local_path
+from bdf_jax.pixels import sheet
 
 __all__ = ["PAGE", "Evaluated", "check_folder", "write_report"]
 
@@ -37,6 +38,8 @@ LENGTH = 10  # gallery images of a ranked list
 KNOWN = {"dataset", "model", "mode", "shots", "gallery", "direction", "trials", "queries", "queries_without_match"} | {
     "gallery_size", "chance_R1", "chance_mAP", "near_chance", "per_trial", "compare", "notes"
 }  # fmt: skip
+
+GAP = 8  # white pixels between two tiles of a strip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,7 +244,7 @@ def _lists(
         framed = []
         if picture:
             framed = [pictures.framed(picture(row), colour) for row, colour in zip(rows, colours, strict=True)]
-            files[f"ranked-{ranked.kind}-{numbers[ranked.kind]}.png"] = pictures.png(pictures.strip([framed]))
+            files[f"ranked-{ranked.kind}-{numbers[ranked.kind]}.png"] = pictures.png(sheet([framed], GAP))
         for i, row in enumerate(rows):
             tiles.append(
                 {
@@ -257,7 +260,7 @@ def _lists(
 
 def _examples(files: dict[str, bytes], evaluated: Evaluated, derivatives: Derivatives) -> list[dict[str, Any]]:
     """Each identity with its tiles: visible, its derivative, infrared, its derivative."""
-    shown, sheet = [], []
+    shown, rows = [], []
     for identity in derivatives.examples:
         tiles: list[dict[str, Any]] = []
         framed: list[Image.Image] = []
@@ -266,9 +269,9 @@ def _examples(files: dict[str, bytes], evaluated: Evaluated, derivatives: Deriva
                 if pixels is not None:
                     framed.append(pictures.framed(pixels, pictures.QUERY))
                     tiles.append({**_who(evaluated, example.row), "kind": kind, "image": _embedded(framed[-1])})
-        sheet.append(framed)
+        rows.append(framed)
         shown.append({"pid": tiles[0]["pid"], "tiles": tiles})
-    files["derivatives.png"] = pictures.png(pictures.strip(sheet))
+    files["derivatives.png"] = pictures.png(sheet(rows, GAP))
     return shown
 
 

@@ -47,17 +47,6 @@ def framed(pixels_HWC: np.ndarray, colour: str) -> Image.Image:
     return ImageOps.expand(image, FRAME, colour)
 
 
-def strip(rows: Sequence[Sequence[Image.Image]], gap: int = 8) -> Image.Image:
-    """Tiles side by side, rows below one another, on white."""
-    width, height = SIZE[1] + 2 * FRAME, SIZE[0] + 2 * FRAME
-    columns = max(len(row) for row in rows)
-    sheet = Image.new("RGB", (columns * (width + gap) - gap, len(rows) * (height + gap) - gap), "white")
-    for i, row in enumerate(rows):
-        for j, tile in enumerate(row):
-            sheet.paste(tile, (j * (width + gap), i * (height + gap)))
-    return sheet
-
-
 @dataclasses.dataclass(frozen=True)
 class Example:
     """A test image and its derivative, at the size that the network sees.
