@@ -18,7 +18,9 @@ from bdf_jax.parts import Named
 from bdf_jax.training.optimiser import Adam, Optimiser
 from bdf_jax.views import View
 
-Fidelity = Literal["author's code", "third party", "our reading"]
+# What a method says of a configuration; image size, batch and length besides.
+SECTIONS = ("augment", "views", "network", "losses", "optimiser", "groups", "stages", "retrieve")
+Fidelity = Literal["author's code", "third party", "our reading", "ours"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,13 +92,16 @@ def experiment(
         method=method,
         data=dataclasses.replace(data, image_size=value.image_size, identities=value.identities, images=value.images),
         training=dataclasses.replace(training or TrainingConfig(), epochs=value.epochs),
-        **{
-            name: getattr(value, name)
-            for name in ("augment", "views", "network", "losses", "optimiser", "groups", "stages", "retrieve")
-        },
+        **{name: getattr(value, name) for name in SECTIONS},
         **sections,
     )
     return vary(config, {**(replaces or {}), **value.on.get(place, {})})
+
+
+def varied(method: Method, changes: Mapping[str, Any]) -> Method:
+    """A method that differs in some fields of its sections, by their path in `Config`."""
+    sections = vary(Config(**{name: getattr(method, name) for name in SECTIONS}), changes)
+    return dataclasses.replace(method, **{name: getattr(sections, name) for name in SECTIONS})
 
 
 def find(name: str) -> Method:
@@ -110,7 +115,7 @@ def find(name: str) -> Method:
 
 
 @functools.cache
-def registry() -> dict[str, Method]:
+def registry(*, variations: bool = True) -> dict[str, Method]:
     """Every method of `bdf_jax/methods/` by name: a `Method` in upper case there, and the items of `VARIATIONS`."""
     from bdf_jax import methods
 
@@ -119,5 +124,5 @@ def registry() -> dict[str, Method]:
         values = vars(importlib.import_module(f"bdf_jax.methods.{module.name}"))
         own = {name.lower(): value for name, value in values.items() if isinstance(value, Method) and name.isupper()}
         found |= {name: value for name, value in own.items() if name not in found}
-        found |= values.get("VARIATIONS", {})
+        found |= values.get("VARIATIONS", {}) if variations else {}
     return found

@@ -143,9 +143,9 @@ def test_the_picture_holds_the_base_images_and_what_the_network_derives_from_the
             both = dict.fromkeys("VI", normalised.astype(np.float32)[None])
             derived = np.asarray(derive(both)[("Dv", "Di")[base]][0])
             pixels = np.clip(np.round((derived * STD + MEAN) * 255), 0, 255)
-            left = GAP + column * (width + GAP)
+            left = column * (width + GAP)
             for line, expected, off in ((2 * base, image, 0), (2 * base + 1, pixels, 1)):
-                top = GAP + line * (height + GAP)
+                top = line * (height + GAP)
                 part = shown[step][top : top + height, left : left + width].astype(int)
                 assert np.abs(part - expected).max() <= off  # half a grey value may round either way
 
@@ -160,7 +160,7 @@ def test_every_kind_of_view_can_be_drawn(tiny_config, maker, names):
     shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), images, train=True))
     variables = jax.tree.map(lambda leaf: jax.numpy.full(leaf.shape, 0.5), shapes)
     drawn = ViewGrid(split, network, tiny_config).draw(variables)
-    assert drawn.shape == ((2 + len(names)) * (height + GAP) + GAP, 6 * (width + GAP) + GAP, 3)
+    assert drawn.shape == ((2 + len(names)) * (height + GAP) - GAP, 6 * (width + GAP) - GAP, 3)
 
 
 def test_without_tensorboard_there_is_no_file(tiny_config, tmp_path):
