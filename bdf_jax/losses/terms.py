@@ -55,8 +55,8 @@ class Scope:
         self._outputs, self._gather = outputs, gather
         self._gathered: dict[str, list[jax.Array]] = {}
 
-    def local(self, feature: Feature) -> jax.Array:
-        """(N, M, S, D) of this device's pairs."""
+    def local(self, feature: str) -> jax.Array:
+        """(N, M, S, D) of this device's pairs: a feature, or what a part of `network.auxiliary` gives."""
         local: jax.Array = self._outputs[feature]
         return local
 
@@ -65,7 +65,7 @@ class Scope:
         local: jax.Array = self._outputs["logits"][head]
         return local
 
-    def gathered(self, feature: Feature, *, joined: bool = False) -> list[jax.Array]:
+    def gathered(self, feature: str, *, joined: bool = False) -> list[jax.Array]:
         """(P, K, M, D) of the global batch for each stripe; where they are joined, one for all of them."""
         if feature not in self._gathered:
             features_NMSD = self._gather(self._outputs[feature])

@@ -11,7 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bdf_jax.errors import within
+from bdf_jax.errors import BdfError, within
+from bdf_jax.models.auxiliary import Auxiliary
 from bdf_jax.models.blocks import Block
 from bdf_jax.models.heads import BNNeck, Critic, Head, Linear, Neck, Pool
 from bdf_jax.models.metrics import WORDS, Mapped, Metric
@@ -19,6 +20,8 @@ from bdf_jax.models.resnet import STAGES
 from bdf_jax.models.trunk import ResNet, Trunk
 from bdf_jax.parts import Named
 from bdf_jax.views import BASES, View, ancestors, base_of, late
+
+OUTPUTS = ("views", "pixels", "active", "map", "pooled", "embedding", "logits", "fitted")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +38,7 @@ class NetworkConfig:
     heads: Named[Head] = Named(classifier=Linear())
     critics: Named[Critic] = Named()
     blocks: Named[Block] = Named()  # between the stages of the trunk, in order
+    auxiliary: Named[Auxiliary] = Named()  # parts that only training has, in order
     metric: Metric | None = None  # fitted once on the features of the training images
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the convolutions; parameters stay float32
     remat: Literal["none", "stage", "block"] = "none"  # what is computed again instead of kept for the gradient
@@ -44,6 +48,11 @@ class NetworkConfig:
         within("network.split_at", self.split_at, 0, 5)
         for name, block in self.blocks.items():
             within(f"network.blocks.{name}.after", block.after, 1, self.trunk.stages)
+        for name in self.auxiliary:
+            if name in OUTPUTS:
+                raise BdfError(f"network.auxiliary.{name}: this is what an output of every network is called")
+        for i, (name, part) in enumerate(self.auxiliary.items()):
+            part.check(f"network.auxiliary.{name}", ("embedding", "pooled", *list(self.auxiliary)[:i]))
         if self.trunk.stages < len(STAGES) and self.split_at > self.trunk.stages:
             within("network.split_at", self.split_at, 0, self.trunk.stages)
 
@@ -52,7 +61,7 @@ class Network(nn.Module):
     """Makers of views, trunk, pooling, neck, heads, critics.
 
     Parameters lie under the names `generator_VIEW`, `stem`, `layer1` to `layer4` (with `_visible` and `_infrared` where
-    a stage is specific to a base), `gem_p`, `bnneck`, the names of the heads, and `critic_NAME`.
+    a stage is specific to a base), `gem_p`, `bnneck`, the names of the heads, `critic_NAME` and `auxiliary_NAME`.
 
     Attributes:
       views: beside the bases.
@@ -111,6 +120,7 @@ class Network(nn.Module):
             embedding: (N, M, S, E) float32, after it: what is classified and, by default, retrieved by.
             logits: {head: (N, M, S, C)} float32.
             fitted: (N, M, 1, d) float32, in the space of the metric, where there is one.
+            NAME: (N, M, S, ...) float32, of each part of that name that only training has, where `train`.
         """
         names = self.inputs if views is None else views
         pixels, active = self._pixels(images, ancestors(names, self.views), train)
@@ -147,6 +157,8 @@ class Network(nn.Module):
         metric = self.config.metric
         if metric is not None:
             outputs["fitted"] = Mapped(metric.features, name="metric")(outputs[metric.of], bases)
+        for name, part in self.config.auxiliary.items() if train else ():
+            outputs[name] = part.module(f"auxiliary_{name}", self)({"map": x_NMHWC, **outputs}, bases)
         return {
             "views": names,
             "pixels": pixels,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ class Optimiser(Family):
       weight_decay: L2, added to the gradient (not decoupled).
       warmup_epochs: linear, from `warmup_factor`.
       milestones: epochs at which the rate is multiplied by `decay`.
+      fall: "steps" at the milestones alone, or "linear" from the end of the warm-up to 0 at the end of the run.
       scales: factors on the rate of some parameters, by their name at the top of the tree (* and ? allowed) or by
         "trunk", "views", "critics", "head"; the last that fits counts.
     """
@@ -35,6 +36,7 @@ class Optimiser(Family):
     warmup_factor: float = 0.01
     milestones: tuple[float, ...] = (40.0, 70.0)
     decay: float = 0.1
+    fall: Literal["steps", "linear"] = "steps"
     scales: Named[float] = Named()
 
     def __post_init__(self) -> None:
@@ -97,7 +99,7 @@ class SGD(Optimiser):
 
 
 def schedule(optimiser: Optimiser, epochs: float, steps: int) -> optax.Schedule:
-    """The learning rate at each step: linear warm-up, then a factor `decay` at every milestone.
+    """The learning rate at each step: linear warm-up, then a factor `decay` at every milestone; a line where it falls.
 
     Args:
       optimiser: rates and milestones, in epochs.
@@ -111,6 +113,8 @@ def schedule(optimiser: Optimiser, epochs: float, steps: int) -> optax.Schedule:
         ramp = jnp.clip(epoch / optimiser.warmup_epochs, 0, 1) if optimiser.warmup_epochs else 1.0
         passed = sum(epoch >= milestone for milestone in optimiser.milestones)
         warm = optimiser.warmup_factor + (1 - optimiser.warmup_factor) * ramp
+        if optimiser.fall == "linear":
+            warm *= jnp.clip((epochs - epoch) / max(epochs - optimiser.warmup_epochs, 1e-9), 0, 1)
         return optimiser.learning_rate * warm * optimiser.decay**passed
 
     return rate

@@ -112,7 +112,7 @@ def _forward(network: Network, variables: Any, images: Mapping[str, jax.Array]) 
     observed = dict.fromkeys(name for view in outputs["active"] for name in (_base(view, network), view))
     moments = {name: outputs["pixels"][name] for name in observed}
     moments = {name: jnp.stack([x.mean((1, 2, 3)), jnp.square(x).mean((1, 2, 3))], 1) for name, x in moments.items()}
-    rows = {name: outputs[name] for name in ("pooled", "embedding", "logits")}
+    rows = {name: outputs[name] for name in ("pooled", "embedding", "logits", *network.config.auxiliary)}
     return rows | {"moments": moments}, {"batch_stats": updates["batch_stats"], "active": outputs["active"]}
 
 
