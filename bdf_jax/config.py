@@ -305,7 +305,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     if isinstance(values, Mapping) and {"model", "loss"} & set(values):
         raise BdfError(
             "this configuration is of version 0.1 of bdf_jax, which described its method in other fields; use that "
-            "version (pip install bdf-jax==0.1.0), or train anew"
+            "version, or train anew"
         )
     config: Config = parts.from_dict(Config, values)
     config.check()

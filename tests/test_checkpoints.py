@@ -1,6 +1,8 @@
 """Checkpoints as files: atomic, self-contained, readable when a neighbour is damaged."""
 
+import contextlib
 import gc
+import json
 import re
 import shutil
 
@@ -11,7 +13,9 @@ import pytest
 
 from bdf_jax.checkpoints import Checkpoints, Metadata, load_metadata, load_variables
 from bdf_jax.config import Config, vary
+from bdf_jax.digests import json_digest
 from bdf_jax.errors import BdfError
+from bdf_jax.trouble import Trouble
 
 METADATA = Metadata(vary(Config(), {"data.image_size": (64, 32)}), "abc", 7)
 
@@ -223,3 +227,36 @@ def test_a_wrong_path_says_what_is_there(saved, tmp_path):
         load_variables(tmp_path / "empty")
     with pytest.raises(BdfError, match="no checkpoint of step 5; there are 10, 30, 40"):
         load_variables(saved, 5)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            {"losses": {"own": {"kind": "my_own_file:Gap", "weight": 1.0}}},
+            "module 'my_own_file' cannot be imported here",
+        ),
+        ({"model": {"arch": "tiny"}, "loss": {"mdl_weight": 0.1}}, "of version 0.1 of bdf_jax"),
+        ({"augment": {"blur": 0.5}}, "no field 'augment.blur'"),
+    ],
+    ids=["a file that is not here", "an older version", "a newer version"],
+)
+def test_a_configuration_that_is_not_understood_here_is_no_damage(saved, config, message):
+    """Every byte is as it was written: nothing is moved aside, and no older checkpoint is taken instead."""
+    for step in (10, 30, 40):
+        file = saved / "checkpoints" / str(step) / "_CHECKPOINT_METADATA"
+        whole = json.loads(file.read_text())
+        values = {**whole["custom_metadata"], "config": config}
+        values["sha256"] = json_digest({name: value for name, value in values.items() if name != "sha256"})
+        file.write_text(json.dumps({**whole, "custom_metadata": values}))
+    before = sorted(path.name for path in (saved / "checkpoints").iterdir())
+    for attempt in (lambda: load_metadata(saved), lambda: load_variables(saved), lambda: reopened(saved)):
+        with pytest.raises(Trouble, match=message) as caught:
+            attempt()
+        assert "damaged" not in str(caught.value)
+    assert sorted(path.name for path in (saved / "checkpoints").iterdir()) == before
+
+
+def reopened(workdir):
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        return checkpoints.restore(state(0.0))

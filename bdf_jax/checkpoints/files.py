@@ -55,7 +55,7 @@ def read(path: Path) -> tuple[Metadata, float | None]:
 
     Raises:
       BdfError: it makes no sense, or is not of this checkpoint; the path is not named.
-      Trouble: it cannot be read, and may be whole.
+      Trouble: it cannot be read, and may be whole; or it is whole, and its configuration cannot be understood here.
     """
     try:
         values = dict(json.loads((path / METADATA).read_text())["custom_metadata"])
@@ -65,9 +65,15 @@ def read(path: Path) -> tuple[Metadata, float | None]:
         refuse_trouble(error, f"{METADATA} cannot be read")
         raise BdfError(f"{METADATA} cannot be read ({first_line(error)})") from error
     digest = values.pop("sha256", None)
-    metadata = Metadata.from_json(values)
     if digest not in (None, json_digest(values)):
         raise BdfError(f"{METADATA} is not what was written")
+    try:
+        metadata = Metadata.from_json(values)
+    except BdfError as error:
+        if digest is None:
+            raise
+        # As it was written: of another version, or with parts of a user's file that is not at hand.
+        raise Trouble(str(error)) from error
     if values.get("step", int(path.name)) != int(path.name):
         raise BdfError(f"it holds the state of step {values['step']}")
     return metadata, values.get("score")
