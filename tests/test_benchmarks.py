@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[1]
 TINY = ("--config=configs/demo.py", "--config.network.trunk.kind=Tiny", "--config.data.image_size=32,16")
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[1]
 SMALL = ("--arch=tiny", "--pairs=4", "--size=32,16", "--repeats=1", "--threads=1")
 

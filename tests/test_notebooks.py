@@ -39,6 +39,7 @@ def test_there_are_four():
     ]  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_puts_out_what_is_kept(executed, path):
     kept, now = nbformat.read(path, as_version=4), executed[path.name]
@@ -62,6 +63,7 @@ def test_kept_outputs_are_whole_small_and_of_no_machine(path):
     )
 
 
+@pytest.mark.long
 def test_the_tour_shows_pictures(executed):
     shown = [str(output.get("data", {}).get("text/html", "")) for c in code_cells(executed["1_quick_tour.ipynb"])
              for output in c.outputs]  # fmt: skip

@@ -74,6 +74,7 @@ def test_the_command_line_refuses_before_it_imports_jax():
     assert python(code) == "False\n"
 
 
+@pytest.mark.long
 def test_a_second_start_reaches_its_first_step_in_half_the_time(tmp_path):
     """The benchmark itself, on a tiny world."""
     out = tmp_path / "out.json"

@@ -25,7 +25,7 @@ from bdf_jax.training.stages import divided, phases
 from bdf_jax.training.state import initial_state
 from bdf_jax.training.step import train_step
 
-FIRST = ("base_derivative", "xiv", "agw", "cmgan")  # the others are looked at by the long tests
+FIRST = ("base_derivative", "cmgan")  # the others are looked at by the long tests
 METHODS = [pytest.param(name, marks=() if name in FIRST else pytest.mark.long) for name in registry(variations=False)]
 FEW = {"data.identities": 2, "data.images": 2, "augment.pad": 2, "augment.erase": 0.0}
 

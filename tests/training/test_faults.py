@@ -71,6 +71,7 @@ def signalled_while_saving(monkeypatch, number, at_step, times=1):
 # Ended from outside
 
 
+@pytest.mark.long
 def test_a_run_killed_at_random_moments_ends_bit_identical(finished, config, tmp_path):
     """Three kills, the first while a checkpoint is written; `benchmarks/kills.py` makes twenty, decoders included."""
     killed = kills.Run(tmp_path / "run", config.training.steps, command_line(config, tmp_path / "run"))

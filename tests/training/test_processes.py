@@ -26,6 +26,8 @@ from bdf_jax.launch import find
 from bdf_jax.peers import Launch
 from bdf_jax.training.loop import run
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("processes_worker.py")
 LIMIT = 240  # seconds for anything here, on a machine however busy
