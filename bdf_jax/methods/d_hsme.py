@@ -2,11 +2,12 @@
 
 What is known without code: a softmax of angles on a hypersphere, constraints on variation within and between the
 bases there, and two stages of training for decorrelated features. Everything else is our reading: ResNet-50 with a
-stem for each base and an embedding of 512 without offset; SphereReID's scale of 14; BDTR's rankings, which are on the
-sphere as well; the divergence between what is said of the two images of a pair, both ways. The second stage begins
-with SVDNet's step, W = U S V' becomes U S, and the embedding rests while the others learn; in a third it learns
-again. The authors' own SYSU-MM01 all-search result, not reproduced here: R1 20.68, mAP 23.12; RegDB visible to
-thermal R1 50.85, mAP 47.00. Unverified on the real data sets.
+stem for each base and an embedding of 512 without offset, of normalised features, so that not all lie in one
+direction; SphereReID's scale of 14; BDTR's rankings, which are on the sphere as well; the divergence between what is
+said of the two images of a pair, both ways. The second stage begins with SVDNet's step, W = U S V' becomes U S, and
+the embedding rests while the others learn; in a third it learns again. The authors' own SYSU-MM01 all-search result,
+not reproduced here: R1 20.68, mAP 23.12; RegDB visible to thermal R1 50.85, mAP 47.00. Unverified on the real data
+sets.
 """
 
 from bdf_jax.config import Group, NetworkConfig, Stage
@@ -29,7 +30,7 @@ D_HSME = Method(
     network=NetworkConfig(
         trunk=ResNet(50),
         split_at=1,
-        neck=Project(512, bias=False, norm=False),
+        neck=Project(512, bias=False, before=True),
         heads=Named(classifier=Sphere(scale=14.0)),
     ),
     losses=Named(

@@ -104,18 +104,22 @@ class Project(Neck):
       bias: whether the matrix has an offset.
       norm: batch normalisation.
       slope: of the activation below 0: 0 a ReLU, 1 none.
+      before: whether the normalisation stands before the matrix instead.
     """
 
     features: int = 512
     bias: bool = True
     norm: bool = True
     slope: float = 1.0
+    before: bool = False
 
     def __call__(self, pooled_NMD: jax.Array, name: str, train: bool, norm: Mapping[str, Any]) -> jax.Array:
         """See `Neck`."""
         he = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+        if self.norm and self.before:
+            pooled_NMD = BatchNorm(name=name, **norm)(pooled_NMD, train=train)
         x = nn.Dense(self.features, use_bias=self.bias, kernel_init=he, name=f"{name}_project")(pooled_NMD)
-        if self.norm:
+        if self.norm and not self.before:
             x = BatchNorm(name=name, **norm)(x, train=train)
         return x if self.slope == 1 else nn.leaky_relu(x, self.slope)
 

@@ -51,6 +51,16 @@ def test_the_softmax_of_angles_is_its_definition_in_loops():
         np.testing.assert_allclose(found[view], total, rtol=1e-3)
 
 
+def test_the_embedding_is_a_matrix_of_the_normalised_feature():
+    variables = drawn()
+    variables["params"]["bnneck"] = {"scale": 1 + 0.1 * normal(128), "bias": normal(128)}
+    outputs, params = outputs_of(variables), variables["params"]
+    for n in range(3):
+        x = np.asarray(outputs["pooled"][n, 0, 0]) / np.sqrt(1 + 1e-5)  # statistics of an untrained network
+        expected = (x * params["bnneck"]["scale"] + params["bnneck"]["bias"]) @ params["bnneck_project"]["kernel"]
+        np.testing.assert_allclose(outputs["embedding"][n, 0, 0], expected, rtol=1e-3, atol=1e-4)
+
+
 def test_decorrelation_keeps_distances_and_scores_and_makes_columns_orthogonal():
     before = drawn()
     after = {**before, "params": Decorrelated()(jax.tree.map(np.array, before["params"]))}
@@ -82,7 +92,7 @@ def test_an_embedding_longer_than_what_it_is_made_of_ends_in_zeros():
 
 def test_what_it_cannot_turn_is_refused_by_name():
     params = jax.tree.map(np.array, drawn()["params"])
-    with pytest.raises(BdfError, match="no parameters 'head' to turn; there are bnneck_project, classifier"):
+    with pytest.raises(BdfError, match="no parameters 'head' to turn; there are bnneck, bnneck_project, classifier"):
         Decorrelated(heads=("head",))(params)
     with pytest.raises(BdfError, match="'bnneck_project' has an offset"):
         Decorrelated()({**params, "bnneck_project": {"kernel": normal(4, 3), "bias": normal(3)}})
@@ -128,8 +138,8 @@ def test_pairs_of_views_that_are_not_there_are_refused():
 
 
 def test_its_size():
-    """A ResNet-50 with a second stem, one matrix and one vector a class, without offsets."""
-    assert parameters("d_hsme") == 23_508_032 + 7 * 7 * 3 * 64 + 2 * 64 + 2048 * 512 + 512 * 395
+    """A ResNet-50 with a second stem, a normalisation before one matrix, one vector a class."""
+    assert parameters("d_hsme") == 23_508_032 + 7 * 7 * 3 * 64 + 2 * 64 + 2 * 2048 + 2048 * 512 + 512 * 395
 
 
 def test_a_compiled_step_gives_what_is_computed_without_a_compiler():
