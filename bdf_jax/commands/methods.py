@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from bdf_jax import output
 
@@ -22,7 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         output.check_output(arguments.json, "--json")
     names = arguments.names or list(registry())
-    rows = [describe(name, find(name)) for name in names]
+    rows = [describe(name, find(name), whole=bool(arguments.names)) for name in names]
     if arguments.json:
         output.write_json(arguments.json, rows)
     if arguments.names:
@@ -32,8 +33,8 @@ def run(arguments: argparse.Namespace) -> None:
         print_table(rows)
 
 
-def describe(name: str, method: object) -> dict[str, object]:
-    """Name, year, fidelity, parameters at 395 identities, what it needs, paper, note."""
+def describe(name: str, method: object, *, whole: bool = False) -> dict[str, object]:
+    """Name, year, fidelity, parameters at 395 identities, what it needs, paper, note; the whole has GFLOP an image."""
     import jax
 
     from bdf_jax.method import Method
@@ -51,7 +52,21 @@ def describe(name: str, method: object) -> dict[str, object]:
         "needs": ", ".join(method.needs()),
         "paper": method.paper,
         "note": method.note,
+        **({"GFLOP": _gflop(network, variables, method)} if whole else {}),
     }
+
+
+def _gflop(network: Any, variables: Any, method: Any) -> float:
+    """Of the feature of one visible image of the method's size, as XLA counts: 2 for a product and its addition."""
+    import jax
+
+    from bdf_jax.evaluation.features import make_embed
+
+    height, width = method.image_size
+    image = jax.ShapeDtypeStruct((1, height, width, 3), "uint8")
+    embed: Any = make_embed(network, method.retrieve)
+    cost = embed.lower(variables, image, 0).cost_analysis()
+    return round(cost["flops"] / 1e9, 2)
 
 
 def print_table(rows: list[dict[str, object]]) -> None:
