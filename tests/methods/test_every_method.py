@@ -16,6 +16,7 @@ import small
 import bdf_jax
 from bdf_jax.checkpoints import load_state
 from bdf_jax.config import DataConfig, EvaluationConfig, TrainingConfig, WorldConfig
+from bdf_jax.evaluation.workdir import evaluate_workdir
 from bdf_jax.export import export_embedder
 from bdf_jax.method import registry
 from bdf_jax.models import Network
@@ -132,5 +133,7 @@ def test_a_run_is_saved_continued_evaluated_loaded_and_exported(method, data_dir
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 16, 3), dtype=np.uint8)
     for modality in ("visible", "infrared"):
         assert np.isfinite(model.embed(images, modality, progress=False)).all()
+    assert evaluate_workdir(tmp_path / "whole", report=tmp_path / "report")[0]["mAP"] == rows[0]["mAP"]
+    assert (tmp_path / "report" / "ranked-best-1.png").is_file()
     manifest = export_embedder(tmp_path / "whole", tmp_path / "exported", formats=("stablehlo",))
     assert manifest["output"]["dimension"] == model.embed(images, "infrared", progress=False).shape[1]
