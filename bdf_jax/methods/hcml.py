@@ -50,6 +50,7 @@ HCML = Method(
             "network.neck": BNNeck(),
             "network.heads.classifier.slope": 1.0,
             "network.metric.features": 128,
+            "network.metric.iterations": 5,  # more of them fit the features of people that were trained on alone
         }
     },
 )
