@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from bdf_jax.errors import check_names
+from bdf_jax.errors import BdfError, check_names
 from bdf_jax.losses.terms import Loss, Terms
 
 
@@ -67,3 +67,39 @@ class Consistency(Loss):
         super().check(path, views, config)
         check_names(f"{path}.head", [self.head], tuple(config.network.heads))
         check_names(f"{path}.of", self.of, views)
+
+
+@dataclasses.dataclass(frozen=True)
+class Follow(Loss):
+    """What a classifier says of one view comes nearer to what it says of another, which learns nothing from it.
+
+        T^2 KL(softmax(to / T) || softmax(of / T))
+
+    Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2; between views in the
+    code of Ye et al., "Channel Augmented Joint Learning for Visible-Infrared Recognition", ICCV 2021.
+
+    Attributes:
+      of: the view that learns.
+      to: the view that it learns from.
+      head: whose scores.
+      temperature: T.
+    """
+
+    of: str
+    to: str
+    head: str = "classifier"
+    temperature: float = 3.0
+
+    def __call__(self, scope: Any) -> Terms:
+        """One term: the mean over pairs and stripes."""
+        of, to = (scope.logits(self.head)[:, m] / self.temperature for m in scope.position(self.of, self.to))
+        return {"": self.temperature**2 * divergence(jax.lax.stop_gradient(to), of).mean()}
+
+    def check(self, path: str, views: tuple[str, ...], config: Any) -> None:
+        """See `Loss.check`."""
+        super().check(path, views, config)
+        check_names(f"{path}.of", [self.of], views)
+        check_names(f"{path}.to", [self.to], views)
+        check_names(f"{path}.head", [self.head], tuple(config.network.heads))
+        if not self.temperature > 0:
+            raise BdfError(f"{path}.temperature: expected more than 0, found {self.temperature}")
