@@ -18,6 +18,17 @@ from bdf_jax.models.metrics import WORDS
 from bdf_jax.parts import Family
 
 
+def generalised_mean(x_NMHWC: jax.Array, p: float | jax.Array) -> jax.Array:
+    """(N, M, C): (mean over the map of x^p)^(1/p), of x from 1e-6 up.
+
+    Measured in units of the greatest x, which cancel out: the tenth power of a small one is 0 in float32, and the
+    gradient of the root of 0 infinite.
+    """
+    x_NMHWC = jnp.maximum(x_NMHWC, 1e-6)
+    unit_NM11C = jax.lax.stop_gradient(x_NMHWC.max(axis=(2, 3), keepdims=True))
+    return ((x_NMHWC / unit_NM11C) ** p).mean(axis=(2, 3)) ** (1 / p) * unit_NM11C[:, :, 0, 0]
+
+
 @dataclasses.dataclass(frozen=True)
 class Pool:
     """Pooling of the last map, over the whole of it or over horizontal stripes.
@@ -54,7 +65,7 @@ class Pool:
             pooled = [stripe.max(axis=(2, 3)) for stripe in stripes]
         elif self.kind == "gem":
             p = module.param("gem_p", nn.initializers.constant(self.p), ()) if self.learned else self.p
-            pooled = [(jnp.maximum(stripe, 1e-6) ** p).mean(axis=(2, 3)) ** (1 / p) for stripe in stripes]
+            pooled = [generalised_mean(stripe, p) for stripe in stripes]
         else:
             pooled = [stripe.mean(axis=(2, 3)) for stripe in stripes]
         return [jnp.concatenate(pooled, axis=-1)] if self.join else pooled
