@@ -19,8 +19,9 @@ from bdf_jax.training.entries import Entry
 from bdf_jax.training.optimiser import Adam, Optimiser
 from bdf_jax.views import BASES, Branch, Channels, View, base_of, check_channels, check_views
 
-# After the neck, before it, both in one vector (each of length 1), or as the network's fitted metric maps it.
-Retrieved = Literal["embedding", "pooled", "both", "fitted"]
+# After the neck, before it, both in one vector (each of length 1), after the neck with each stripe of length 1, or as
+# the network's fitted metric maps it.
+Retrieved = Literal["embedding", "pooled", "both", "stripes", "fitted"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,8 +37,8 @@ def add_retrieve(parser: argparse._ActionsContainer) -> None:
     as_trained = "; default: as trained"
     parser.add_argument(
         "--feature",
-        choices=("embedding", "pooled", "both", "fitted"),
-        help="after the neck, before it, both in one vector, or in the fitted metric" + as_trained,
+        choices=("embedding", "pooled", "both", "stripes", "fitted"),
+        help="after the neck, before it, both in one vector, stripes of length 1, or in the fitted metric" + as_trained,
     )
     parser.add_argument(
         "--use",

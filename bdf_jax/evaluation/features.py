@@ -52,6 +52,8 @@ def make_embed(network: Network, settings: RetrieveConfig) -> Embed:
     def embed(variables: Mapping[str, Any], images_NHWC: jax.Array, modality: int) -> jax.Array:
         def features(images: jax.Array) -> jax.Array:
             outputs: Any = network.apply(variables, {BASES[modality]: images}, train=False, views=chosen(modality))
+            if settings.feature == "stripes":
+                outputs = {"stripes": _of_length_1(outputs["embedding"])}
             names = ("pooled", "embedding") if settings.feature == "both" else (settings.feature,)
             found = [outputs[name].reshape(*outputs[name].shape[:2], -1) for name in names]
             return found[0] if len(found) == 1 else jnp.concatenate([_of_length_1(x) for x in found], -1)
