@@ -92,6 +92,8 @@ class Pixelwise(Maker):
 class Middle(Maker):
     """An encoder 3 -> 1 -> 1 with batch normalisation, and a decoder 1 -> 3 that all middle views share.
 
+    code = BN(relu(w2 relu(W1 . x + b1) + b2)), view = relu(W3 code + b3); all weights start at 0.333, offsets at 0.
+
     Source: Zhang et al., "Towards a Unified Middle Modality Learning for Visible-Infrared Person
     Re-Identification", ACM MM 2021.
     """
@@ -100,7 +102,7 @@ class Middle(Maker):
 
     def module(self, name: str, network: nn.Module) -> nn.Module:
         """See `Maker.module`."""
-        decoder = network.shared("generator_middle_decoder", lambda name: nn.Dense(3, name=name))  # type: ignore[attr-defined]
+        decoder = network.shared("generator_middle_decoder", lambda name: _third(3, name))  # type: ignore[attr-defined]
         return _Middle(decoder, network.axis_name, name=name)  # type: ignore[attr-defined]
 
 
@@ -188,9 +190,13 @@ class _Middle(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
-        hidden = nn.relu(nn.Dense(1, bias_init=nn.initializers.constant(OPEN), name="conv1")(images))
-        code = BatchNorm(axis_name=self.axis_name, name="bn")(nn.Dense(1, name="conv2")(hidden), train=train)
-        return self.decoder(code), (hidden > 0).mean()
+        hidden = nn.relu(_third(1, "conv1")(images))
+        code = BatchNorm(axis_name=self.axis_name, name="bn")(nn.relu(_third(1, "conv2")(hidden)), train=train)
+        return nn.relu(self.decoder(code)), (hidden > 0).mean()
+
+
+def _third(features: int, name: str) -> nn.Dense:
+    return nn.Dense(features, kernel_init=nn.initializers.constant(0.333), name=name)
 
 
 class _Same(nn.Module):
