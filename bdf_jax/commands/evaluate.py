@@ -16,6 +16,10 @@ from bdf_jax.errors import BdfError
 from bdf_jax.output import check_output
 from bdf_jax.paths import check_local
 
+# Flags of one of the two alone.
+OF_RUN = ("step", "feature", "use", "flip_tta", "batch_size", "baselines", "save_features", "data_dir")
+OF_FILE = ("compare",)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
@@ -42,7 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--features", default="", metavar="FILE.npz", help="for RegDB's ten trials ten, or {trial} in the name"
     )
     of_file.add_argument("--compare", default="", metavar="FILE.npz", help="of the same images: print the differences")
-    of_file.add_argument("--similarity", default="", help="cosine, dot or euclidean; default: the file's, or cosine")
+    parser.add_argument(
+        "--similarity",
+        default="",
+        help="cosine, euclidean or (of a file) dot; default: the method's or the file's, or cosine",
+    )
     parser.add_argument("--dataset", default="", help="sysu_mm01, regdb or llcm: the protocol of --features")
     parser.add_argument(
         "--root", default="", metavar="TREE", help="the tree: of --features; for --workdir where it is now"
@@ -69,6 +77,10 @@ def run(arguments: argparse.Namespace) -> None:
     """Prints the table of what was asked for."""
     if bool(arguments.features) == bool(arguments.workdir):
         raise BdfError("give either --workdir=DIR, or --features=FILE.npz and --dataset=sysu_mm01|regdb|llcm")
+    other, flags = ("--workdir", OF_RUN) if arguments.features else ("--features", OF_FILE)
+    for flag in flags:
+        if getattr(arguments, flag) not in (None, ""):
+            raise BdfError(f"--{flag.replace('_', '-')}: goes with {other}=..., which is not given")
     if arguments.report:
         from bdf_jax.evaluation.report import check_folder
 
@@ -108,6 +120,7 @@ def _evaluate_workdir(arguments: argparse.Namespace) -> None:
         "retrieve.feature": arguments.feature,
         "retrieve.use": arguments.use,
         "retrieve.flip_tta": arguments.flip_tta,
+        "retrieve.similarity": arguments.similarity or None,
         "evaluation.baselines": arguments.baselines,
         "evaluation.batch_size": arguments.batch_size,
         "data.dataset": arguments.dataset or None,
