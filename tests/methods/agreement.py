@@ -58,21 +58,43 @@ def distances(method):
     network, found = Network.of(config, CLASSES), {}
     start = jax.tree.map(np.array, initial_state(network, config))
     for phase in phases(config, TOTAL):
-        ends = {}
+        steps = {}
         for compiler, count in (("jit", 1), ("jit", 4), ("pmap", 4)):
             changed = vary(config, {"training.compiler": compiler})
-            compiled = compile_step(network, changed, phase, TOTAL, jax.devices()[:count])
-            state = compiled.place_state(start)
-            for images, labels in batches(2):
-                state, _ = compiled.step(state, *compiled.place_batch(images, labels))
-            ends[compiler, count] = jax.tree.map(np.array, jax.device_get(state))
-        one = ends.pop(("jit", 1))
-        for (compiler, _), end in ends.items():
-            found[f"{phase.name}, {compiler}"] = max(
-                norm(getattr(end, part), getattr(one, part)) / norm(getattr(one, part), getattr(start, part))
-                for part in ("params", "batch_stats", "opt_state")
-            )
+            steps[compiler, count] = compile_step(network, changed, phase, TOTAL, jax.devices()[:count])
+        alone = steps.pop(("jit", 1))
+        one = end_of(alone, start)
+        nudged = max(
+            distance(end_of(alone, start.replace(params=nudge(start.params, seed))), one, start) for seed in range(3)
+        )
+        for (compiler, _), compiled in steps.items():
+            found[f"{phase.name}, {compiler}"] = {
+                "distance": distance(end_of(compiled, start), one, start),
+                "one unit in the last place": nudged,
+            }
     return found
+
+
+def end_of(compiled, start):
+    """The state after two steps."""
+    state = compiled.place_state(start)
+    for images, labels in batches(2):
+        state, _ = compiled.step(state, *compiled.place_batch(images, labels))
+    return jax.tree.map(np.array, jax.device_get(state))
+
+
+def distance(end, one, start):
+    """In units of the movement, the largest over parameters, batch statistics and optimiser state."""
+    return max(
+        norm(getattr(end, part), getattr(one, part)) / norm(getattr(one, part), getattr(start, part))
+        for part in ("params", "batch_stats", "opt_state")
+    )
+
+
+def nudge(params, seed):
+    """Every parameter one unit in the last place away: what rounding alone does is told by this."""
+    signs = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: np.nextafter(x, x + signs.choice([-1, 1], x.shape).astype(x.dtype)), params)
 
 
 if __name__ == "__main__":

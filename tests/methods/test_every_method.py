@@ -89,8 +89,14 @@ def distances(tmp_path_factory):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_two_steps_agree_on_one_and_four_devices(distances, method):
-    """In units of what the steps moved: jit and pmap, in every stage."""
-    assert {what: distance for what, distance in distances(method).items() if distance > 1e-3} == {}
+    """In units of what the steps moved, jit and pmap, in every stage: no more than rounding does to one device.
+
+    Mining and ReLUs may turn on a last bit, so the same is measured for one device that starts one unit in the last
+    place away. A step that is wrong on several devices is further off than 0.2 (`tests/training/test_devices.py`).
+    """
+    for what, found in distances(method).items():
+        assert found["distance"] < max(1e-3, 5 * found["one unit in the last place"]), what
+        assert found["distance"] < 0.2, what
 
 
 @pytest.fixture(scope="module")
