@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from bdf_jax.data.dataset import Split
 from bdf_jax.data.index import INFRARED, VISIBLE
-from bdf_jax.models import Network
+from bdf_jax.models.network import Network, pictured
 from bdf_jax.pixels import MEAN, STD, denormalise, normalise
 from bdf_jax.views import BASES
 
@@ -104,7 +104,7 @@ def derivatives_of(
         """Derivatives as pixels, active share, clipped share."""
         view, images = network.derived(modality)[0], {BASES[modality]: normalise(images_NHWC)}
         outputs: Any = network.apply(variables, images, train=False, views=(view,), pixels_only=True)
-        derivative = outputs["pixels"][view]
+        derivative = pictured(outputs["pixels"][view])
         levels = (derivative * STD + MEAN) * 255
         beyond = ((levels < -0.5) | (levels > 255.5)).mean()
         return denormalise(derivative), outputs["active"].get(view), beyond
