@@ -283,7 +283,7 @@ def _fill(
         stage = path[1]
         for base in WORDS:
             stage = stage.removesuffix(f"_{base}")
-        if stage not in STAGES:
+        if stage not in STAGES or path[2].startswith("non_local"):  # no backbone has those, and they start as nothing
             continue
         source = (path[0], stage, *path[2:])
         used.add(source)
@@ -305,7 +305,9 @@ def _fill(
             array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
             filled[path] = jnp.asarray(np.broadcast_to(array, leaf.shape), leaf.dtype)
     unexpected = [
-        f"unexpected: {_shown(name)} {tensor.shape}" for key, (name, tensor) in values.items() if key not in used
+        f"unexpected: {_shown(name)} {tensor.shape}"
+        for key, (name, tensor) in values.items()
+        if key not in used and key[1] in STAGES[: config.trunk.stages]  # a trunk may end before the backbone does
     ]
     # Both branches of a split stage have the same complaints: once each, in order.
     return filled, list(dict.fromkeys(missing + unexpected + others))

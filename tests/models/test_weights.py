@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from bdf_jax.errors import BdfError
 from bdf_jax.models.heads import Pool
 from bdf_jax.models.network import NetworkConfig
+from bdf_jax.models.trunk import ResNet
 from bdf_jax.models.weights import load_pretrained
 from bdf_jax.parts import Named
 from bdf_jax.views import Middle, View, ZeroPadding
@@ -97,6 +98,16 @@ def test_outputs_equal_a_plain_network(tmp_path, arch):
     variables = load_pretrained(str(tmp_path / "model.safetensors"), blank(config), config)
     assert expected.std() > 0.05
     np.testing.assert_allclose(features(config, variables, images_NHWC, 0), expected, atol=1e-4)
+
+
+def test_a_shorter_trunk_and_one_with_non_local_blocks_take_what_the_backbone_has(tmp_path):
+    """No backbone comes with non-local blocks; they start as the identity, and stay as they were."""
+    config, state = NetworkConfig(trunk=ResNet(18, non_local=(0, 1, 1, 0), layers=3)), random_state("resnet18")
+    save_file(state, tmp_path / "model.safetensors")
+    after = load_pretrained(str(tmp_path / "model.safetensors"), blank(config), config)["params"]
+    conv2 = state["layer3.1.conv2.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(after["layer3"]["block1_conv2"]["kernel"], conv2)
+    assert {float(leaf.min()) for leaf in jax.tree.leaves(after["layer3"]["non_local1"])} == {7.0}
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v2"])
