@@ -206,6 +206,8 @@ class Config:
                 branches = self.network.blocks[view.by.block].branches
                 if not 0 <= view.by.branch < branches:
                     raise BdfError(f"views.{name}.by.branch: {view.by.branch}, but the block has {branches}")
+            for code, _ in view.by.takes(view.of):
+                check_names(f"views.{name}.by", [code] if code else [], tuple(self.network.codes))
         entering = self.network.inputs or (*BASES, *self.views)
         for name in entering:
             base_of(name, self.views)
@@ -220,6 +222,9 @@ class Config:
             raise BdfError("retrieve.feature: 'fitted' needs a metric, --config.network.metric.kind=...")
         for name, loss in self.losses.items():
             loss.check(f"losses.{name}", entering, self)
+            for code, seen in loss.looks_at():
+                check_names(f"losses.{name}", [seen], (*BASES, *self.views))
+                check_names(f"losses.{name}", [code] if code else [], tuple(self.network.codes))
         self._check_training()
 
     def views_of(self, base: int) -> tuple[str, ...]:

@@ -162,7 +162,7 @@ def leaves(value: Any, prefix: str = "") -> dict[str, Any]:
 def find_kind(family: Any, kind: Any, path: str) -> type:
     """The class of a kind; raises BdfError where there is none, or where its module cannot be imported."""
     if kind not in family.kinds:
-        _import_neighbours(family.__module__)
+        _import_neighbours(getattr(family, "packages", (family.__module__.rpartition(".")[0],)))
     if kind in family.kinds:
         return family.kinds[kind]
     module, colon, _ = str(kind).partition(":")
@@ -300,10 +300,11 @@ def _section(values: Any, path: str) -> Mapping[str, Any]:
 
 
 @functools.cache
-def _import_neighbours(module: str) -> None:
-    """The kinds of a family lie in the modules beside its own, which a method imports and a checkpoint does not."""
-    package = module.rpartition(".")[0]
-    if package.startswith("bdf_jax."):
+def _import_neighbours(packages: tuple[str, ...]) -> None:
+    """The kinds of a family lie in the modules beside its own (or in `packages`): a checkpoint does not import them."""
+    for package in packages:
+        if not package.startswith("bdf_jax."):
+            continue
         for found in pkgutil.iter_modules(importlib.import_module(package).__path__):
             importlib.import_module(f"{package}.{found.name}")
 

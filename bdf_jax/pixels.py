@@ -25,6 +25,16 @@ def denormalise(images: jax.Array) -> jax.Array:
     return jnp.clip(jnp.round((images * STD + MEAN) * 255.0), 0, 255).astype(jnp.uint8)
 
 
+def signed(images: jax.Array) -> jax.Array:
+    """Normalised pixels as numbers between -1 and 1."""
+    return (images * STD + MEAN) * 2 - 1
+
+
+def unsigned(images: jax.Array) -> jax.Array:
+    """The inverse of `signed`."""
+    return ((images + 1) / 2 - MEAN) / STD
+
+
 def sheet(rows: Sequence[Sequence[Image.Image]], gap: int) -> Image.Image:
     """Pictures of one size side by side, rows below one another, on white, `gap` pixels apart."""
     width, height = rows[0][0].size

@@ -35,9 +35,14 @@ class Maker(Family):
     """
 
     learned = False
+    packages = ("bdf_jax.models",)
+
+    def takes(self, of: str) -> tuple[tuple[str, str], ...]:
+        """(code, view) of everything that it makes a view of `of` from; code "" for pixels."""
+        return (("", of),)
 
     def module(self, name: str, network: nn.Module) -> nn.Module:
-        """The module under this name in the network: (images (..., 3), train) to (view of the same shape, active).
+        """The module under this name in the network: (what it takes, train) to (images (..., 3), active).
 
         `active` is the share of its hidden units that are not 0, or None where there are none.
         """
@@ -108,11 +113,17 @@ class Middle(Maker):
 
 @dataclasses.dataclass(frozen=True)
 class Grey(Maker):
-    """The luma of the image in all three channels: nothing is learned (a control)."""
+    """The luma of the image in all three channels: nothing is learned (a control).
+
+    Attributes:
+      channels_of: the luma of "pixels", normalised like them, or that of "normalised" channels, as it is.
+    """
+
+    channels_of: Literal["pixels", "normalised"] = "pixels"
 
     def module(self, name: str, network: nn.Module) -> nn.Module:
         """See `Maker.module`."""
-        return _Grey(name=name)
+        return _Grey(self.channels_of == "normalised", name=name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,8 +232,12 @@ class _ZeroPadding(nn.Module):
 
 
 class _Grey(nn.Module):
+    normalised: bool = False
+
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> tuple[jax.Array, None]:
+        if self.normalised:
+            return jnp.broadcast_to((images @ LUMA)[..., None], images.shape), None
         luma = ((images * STD + MEAN) @ LUMA)[..., None]
         return (luma - MEAN) / STD, None
 
@@ -254,6 +269,7 @@ def check_views(views: Named[View]) -> None:
             raise BdfError(f"views.{name}.of: expected {' or '.join(BASES)}, found {view.of!r}")
         if view.share and view.share not in views:
             raise BdfError(f"views.{name}.share: there is no view {view.share!r} to share parameters with")
+        ancestors((name,), views)
 
 
 def check_channels(path: str, channels: Channels) -> None:
@@ -267,15 +283,43 @@ def late(name: str, views: Mapping[str, View]) -> bool:
     return name in views and isinstance(views[name].by, Branch)
 
 
+def parents(name: str, views: Mapping[str, View]) -> tuple[str, ...]:
+    """The views that a view is made from; of a base none."""
+    if name in BASES:
+        return ()
+    return tuple(dict.fromkeys((views[name].of, *(view for _, view in views[name].by.takes(views[name].of)))))
+
+
 def ancestors(names: tuple[str, ...], views: Mapping[str, View]) -> list[str]:
-    """The views that have to be made for `names`, parents first, without the bases."""
+    """The views that have to be made for `names`, parents first, without the bases.
+
+    Raises:
+      BdfError: a view that is not there, or one that would be made of itself.
+    """
     needed: list[str] = []
 
-    def add(name: str) -> None:
+    def add(name: str, children: tuple[str, ...]) -> None:
+        if name in children:
+            raise BdfError(f"views: {' of '.join([*children, name])}: no view can be made of itself")
+        if name not in BASES and name not in views:
+            raise BdfError(f"views.{children[-1]}: there is no view {name!r}; there are {', '.join([*BASES, *views])}")
         if name not in BASES and name not in needed and not late(name, views):
-            add(views[name].of)
+            for parent in parents(name, views):
+                add(parent, (*children, name))
             needed.append(name)
 
     for name in names:
-        add(name)
+        add(name, ())
     return needed
+
+
+def made_of_codes(name: str, views: Mapping[str, View]) -> bool:
+    """Whether a view is made of what the network says of another, at any remove."""
+    line = ancestors((name,), views)
+    return any(code for each in line for code, _ in views[each].by.takes(views[each].of))
+
+
+def roots(name: str, views: Mapping[str, View]) -> set[str]:
+    """The bases whose images a view needs."""
+    line = (name, *ancestors((name,), views))
+    return {parent for each in line for parent in (each, *parents(each, views)) if parent in BASES}

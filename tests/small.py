@@ -28,8 +28,11 @@ def base_derivative(config: NetworkConfig, classes: int, views: Named = DERIVATI
 def tiny_method(method: str = "base_derivative", *, replaces: dict | None = None, **sections) -> Config:
     """A method with the tiny trunk on small images."""
     sections = {"data": DataConfig(), **sections}
-    recipe = find(method).network
-    small = {"network.trunk": tiny(recipe.trunk), "data.image_size": (32, 16)}
+    recipe, on = find(method).network, find(method).on
+    # What makes and judges images is as narrow as in the demo.
+    parts = ("views.", "network.codes.", "network.critics.")
+    narrow = {path: value for path, value in on.get("demo", {}).items() if path.startswith(parts)}
+    small = narrow | {"network.trunk": tiny(recipe.trunk), "data.image_size": (32, 16)}
     if recipe.pool.stripes > 2:  # as many as the last map has rows
         small["network.pool.stripes"] = 2
     return experiment(method, "sysu_mm01", replaces=small | (replaces or {}), **sections)

@@ -233,7 +233,7 @@ class Model:
           BdfError: as `embed`; a network that makes no such view of this modality.
         """
         base, gathered = self._checked(images, modality, white, black, on_error)
-        known = self._network.derived(base)
+        known = self._network.derived(base, alone=True)
         name = view or (known[0] if known else "")
         if name not in known:
             raise BdfError(

@@ -65,6 +65,15 @@ class Scope:
         local: jax.Array = self._outputs["logits"][head]
         return local
 
+    def code(self, name: str, view: str) -> jax.Array:
+        """(N, ...) of this device's pairs: what a code says of a view; `looks_at` of the loss must ask for it."""
+        local: jax.Array = self._outputs["codes"][name, view]
+        return local
+
+    def pixels(self, view: str) -> jax.Array:
+        """(N, H, W, 3) of this device's pairs, normalised; `looks_at` of the loss must ask for ("", view)."""
+        return self.code("", view)
+
     def gathered(self, feature: str, *, joined: bool = False) -> list[jax.Array]:
         """(P, K, M, D) of the global batch for each stripe; where they are joined, one for all of them."""
         if feature not in self._gathered:
@@ -98,6 +107,10 @@ class Loss(Family):
         """The terms, () float32 each, by name; the name "" stands for the loss itself."""
         raise NotImplementedError
 
+    def looks_at(self) -> tuple[tuple[str, str], ...]:
+        """(code, view) of everything that it asks for by `scope.code` or `scope.pixels`; code "" for pixels."""
+        return ()
+
     def check(self, path: str, views: tuple[str, ...], config: Config) -> None:
         """Raises BdfError where the loss does not fit the views that enter the network or its parts.
 
@@ -116,10 +129,12 @@ class Identity(Loss):
     Attributes:
       smoothing: the share of the target that is spread evenly over all classes.
       head: whose scores.
+      views: of which views; empty: of all that enter the trunk.
     """
 
     smoothing: float = 0.0
     head: str = "classifier"
+    views: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
 
     def __call__(self, scope: Scope) -> Terms:
         """One term a view."""
@@ -130,17 +145,18 @@ class Identity(Loss):
             identity.did_terms(
                 logits_NMSC[:, None, :, s],
                 scope.labels_N,
-                modes=range(len(scope.views)),
+                modes=range(len(scope.views)) if not self.views else scope.position(*self.views),
                 label_smoothing=self.smoothing,
             )
             for s in range(logits_NMSC.shape[2])
         ]
-        return dict(zip(scope.views, _mean(stripes), strict=True))
+        return dict(zip(self.views or scope.views, _mean(stripes), strict=True))
 
     def check(self, path: str, views: tuple[str, ...], config: Config) -> None:
         """See `Loss.check`."""
         super().check(path, views, config)
         within(f"{path}.smoothing", self.smoothing, 0, 1)
+        check_names(f"{path}.views", self.views, views)
         check_names(f"{path}.head", [self.head], tuple(config.network.heads))
 
 

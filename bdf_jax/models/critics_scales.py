@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import flax.linen as nn
 import jax
 
 from bdf_jax.models.heads import Critic
 from bdf_jax.models.layers_adain import PaddedConv, halved, residual
+from bdf_jax.pixels import signed
 
 small = nn.initializers.normal(0.02)
 
@@ -22,14 +24,17 @@ class StridedScales(Critic):
     Attributes:
       scales: how many critics there are.
       widths: channels of their layers.
+      smaller: how often an image, whose pixels become numbers between -1 and 1, is halved before.
     """
 
     scales: int = 2
     widths: tuple[int, ...] = (32, 64, 128, 256)
+    smaller: int = 0
+    of: Literal["pixels"] = dataclasses.field(default="pixels", kw_only=True)
 
     def module(self, name: str | None) -> nn.Module:
         """See `Critic`: (N, H, W, 3) to a list of (N, H', W', 1), one a scale."""
-        return _StridedScales(self.scales, self.widths, name=name)
+        return _StridedScales(self.scales, self.widths, self.smaller, name=name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +54,7 @@ class ResidualScales(Critic):
     width: int = 32
     blocks: int = 4
     slope: float = 0.3
+    of: Literal["pixels"] = dataclasses.field(default="pixels", kw_only=True)
 
     def module(self, name: str | None) -> nn.Module:
         """See `Critic`: (N, H, W, 3) to a list of (N, H', W', 1), one a scale."""
@@ -58,10 +64,13 @@ class ResidualScales(Critic):
 class _StridedScales(nn.Module):
     scales: int
     widths: tuple[int, ...]
+    smaller: int = 0
 
     @nn.compact
     def __call__(self, images: jax.Array) -> list[jax.Array]:
-        found = []
+        images, found = signed(images), []
+        for _ in range(self.smaller):
+            images = halved(images)
         for scale in range(self.scales):
             x = images if scale == 0 else (images := halved(images))
             for i, width in enumerate(self.widths):

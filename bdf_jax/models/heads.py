@@ -217,7 +217,7 @@ class Critic(Family):
       of: the feature that it sees.
     """
 
-    of: Literal["pooled", "embedding"] = dataclasses.field(default="pooled", kw_only=True)
+    of: Literal["pooled", "embedding", "pixels"] = dataclasses.field(default="pooled", kw_only=True)
 
     def module(self, name: str | None) -> nn.Module:
         """The module: an array to scores."""

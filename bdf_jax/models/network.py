@@ -14,14 +14,16 @@ import jax.numpy as jnp
 from bdf_jax.errors import BdfError, within
 from bdf_jax.models.auxiliary import Auxiliary
 from bdf_jax.models.blocks import Block
+from bdf_jax.models.codes import Begun, Code
 from bdf_jax.models.heads import BNNeck, Critic, Head, Linear, Neck, Pool
+from bdf_jax.models.making import Making
 from bdf_jax.models.metrics import WORDS, Mapped, Metric
 from bdf_jax.models.resnet import STAGES
 from bdf_jax.models.trunk import ResNet, Trunk
 from bdf_jax.parts import Named
-from bdf_jax.views import BASES, View, ancestors, base_of, late
+from bdf_jax.views import BASES, View, ancestors, base_of, late, roots
 
-OUTPUTS = ("views", "pixels", "active", "map", "pooled", "embedding", "logits", "fitted")
+OUTPUTS = ("views", "pixels", "codes", "active", "map", "pooled", "embedding", "logits", "fitted")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,7 @@ class NetworkConfig:
     critics: Named[Critic] = Named()
     blocks: Named[Block] = Named()  # between the stages of the trunk, in order
     auxiliary: Named[Auxiliary] = Named()  # parts that only training has, in order
+    codes: Named[Code] = Named()  # what is said of views, for makers and losses
     metric: Metric | None = None  # fitted once on the features of the training images
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the convolutions; parameters stay float32
     remat: Literal["none", "stage", "block"] = "none"  # what is computed again instead of kept for the gradient
@@ -48,6 +51,7 @@ class NetworkConfig:
         within("network.split_at", self.split_at, 0, 5)
         for name, block in self.blocks.items():
             within(f"network.blocks.{name}.after", block.after, 1, self.trunk.stages)
+        self._check_begun()
         for name in self.auxiliary:
             if name in OUTPUTS:
                 raise BdfError(f"network.auxiliary.{name}: this is what an output of every network is called")
@@ -55,6 +59,28 @@ class NetworkConfig:
             part.check(f"network.auxiliary.{name}", ("embedding", "pooled", *list(self.auxiliary)[:i]))
         if self.trunk.stages < len(STAGES) and self.split_at > self.trunk.stages:
             within("network.split_at", self.split_at, 0, self.trunk.stages)
+
+    @property
+    def begun(self) -> int:
+        """How many stages of the trunk say something of views that do not enter it; 0 as a rule."""
+        return max((code.stages for code in self.codes.values() if isinstance(code, Begun)), default=0)
+
+    def _check_begun(self) -> None:
+        for name, code in self.codes.items():
+            if not isinstance(code, Begun):
+                continue
+            within(f"network.codes.{name}.stages", code.stages, 1, self.trunk.stages)
+            if code.stages != self.begun:
+                raise BdfError(f"network.codes.{name}.stages: {code.stages}, but another code has {self.begun}")
+            if self.bn != "shared":
+                raise BdfError(
+                    f"network.codes.{name}: what is made of codes has no statistics of its own; set bn=shared"
+                )
+            for block, value in self.blocks.items():
+                if value.after <= code.stages:
+                    raise BdfError(
+                        f"network.blocks.{block}.after: expected more than the {code.stages} stages of {name}"
+                    )
 
 
 class Network(nn.Module):
@@ -89,9 +115,15 @@ class Network(nn.Module):
         """The views of a base (0 visible, 1 infrared) that enter the trunk, in order."""
         return tuple(name for name in self.inputs if base_of(name, self.views) == base)
 
-    def derived(self, base: int) -> tuple[str, ...]:
-        """The views of a base beside itself that are images, whether they enter the trunk or not."""
-        return tuple(name for name in self.views if base_of(name, self.views) == base and not late(name, self.views))
+    def derived(self, base: int, *, alone: bool = False) -> tuple[str, ...]:
+        """The views of a base beside itself that are images, whether they enter the trunk or not.
+
+        Args:
+          base: 0 visible, 1 infrared.
+          alone: only those that are made of this base's images and no other's.
+        """
+        found = [name for name in self.views if base_of(name, self.views) == base and not late(name, self.views)]
+        return tuple(name for name in found if not alone or roots(name, self.views) == {BASES[base]})
 
     @nn.compact
     def __call__(
@@ -101,6 +133,7 @@ class Network(nn.Module):
         train: bool,
         views: tuple[str, ...] | None = None,
         pixels_only: bool = False,
+        wanted: tuple[tuple[str, str], ...] = (),
     ) -> dict[str, Any]:
         """One forward pass.
 
@@ -109,11 +142,13 @@ class Network(nn.Module):
           train: use and update batch statistics.
           views: that enter the trunk; None: `inputs`.
           pixels_only: make the views and stop there.
+          wanted: (code, view) of what losses look at; code "" for pixels.
 
         Returns:
           A dictionary of named outputs, with M the views that entered and S the stripes:
             views: their names.
             pixels: {view: (N, H, W, 3)} of all views that were made, float32, normalised like the images.
+            codes: {(code, view): (N, ...)} of those that are wanted.
             active: {view: ()}, share of its maker's hidden units that are not 0.
             map: (N, M, H', W', C) the last map, before pooling.
             pooled: (N, M, S, D) float32, before the neck: what distances are taken between.
@@ -123,16 +158,21 @@ class Network(nn.Module):
             NAME: (N, M, S, ...) float32, of each part of that name that only training has, where `train`.
         """
         names = self.inputs if views is None else views
-        pixels, active = self._pixels(images, ancestors(names, self.views), train)
-        if pixels_only:
-            return {"views": names, "pixels": pixels, "active": active}
         # What is made in the middle of the trunk goes through the first stages as the image that it is made of.
         inside = tuple(dict.fromkeys(self.views[name].of if late(name, self.views) else name for name in names))
-        x_NMHWC = jnp.stack([pixels[name] for name in inside], 1)
-        for stage in range(self.config.trunk.stages):
-            run = functools.partial(Network._stage, stage=stage, names=inside, train=train)
-            remat = train and self.config.remat == "stage"
-            before, x_NMHWC = x_NMHWC, (nn.remat(run) if remat else run)(self, x_NMHWC)
+        made = Making(self, images, train=train, entering=() if pixels_only else inside)
+        for name in ancestors(names, self.views):
+            made.pixels(name)
+        if pixels_only:
+            return {"views": names, "pixels": made.made, "active": made.active}
+        begun = self.config.begun
+        x_NMHWC = made.entered(begun)
+        if self.is_initializing():  # every maker and every code has parameters, whether a loss looks at it or not
+            wanted = tuple(("", name) for base in (0, 1) for name in self.derived(base))
+            wanted += tuple((code, base) for code in self.config.codes for base in BASES)
+        codes = {(code, view): made.code(code, view) for code, view in wanted}
+        for stage in range(begun, self.config.trunk.stages):
+            before, x_NMHWC = x_NMHWC, self.through(x_NMHWC, inside, train, stage, stage + 1)
             for name, block in self.config.blocks.items():
                 if block.after == stage + 1:
                     x_NMHWC, inside = self._block(name, block, x_NMHWC, before, inside, names, train)
@@ -152,7 +192,8 @@ class Network(nn.Module):
         }
         if self.is_initializing():  # critics are called by the losses alone
             for name, critic in self.config.critics.items():
-                critic.module(f"critic_{name}")(features[critic.of][0])
+                seen = images[BASES[0]] if critic.of == "pixels" else features[critic.of][0]
+                critic.module(f"critic_{name}")(seen)
         outputs = {name: jnp.stack(stripes, 2) for name, stripes in features.items()}
         metric = self.config.metric
         if metric is not None:
@@ -161,8 +202,9 @@ class Network(nn.Module):
             outputs[name] = part.module(f"auxiliary_{name}", self)({"map": x_NMHWC, **outputs}, bases)
         return {
             "views": names,
-            "pixels": pixels,
-            "active": active,
+            "pixels": made.made,
+            "codes": codes,
+            "active": made.active,
             "map": x_NMHWC,
             **outputs,
             "logits": {name: jnp.stack(stripes, 2) for name, stripes in logits.items()},
@@ -175,21 +217,29 @@ class Network(nn.Module):
             held[name] = make(name)
         return held[name]
 
-    def _pixels(
-        self, images: Mapping[str, jax.Array], names: list[str], train: bool
-    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-        pixels, active = dict(images), {}
-        for name in names:
-            if name in pixels:  # drawn by the augmentation
-                continue
-            view = self.views[name]
-            owner = view.share or name
-            maker = self.shared(f"generator_{owner}", functools.partial(self.views[owner].by.module, network=self))
-            made, share = maker(pixels[view.of], train=train)
-            pixels[name] = jax.lax.stop_gradient(made) if view.detach else made
-            if share is not None:
-                active[name] = share
-        return pixels, active
+    def through(self, x_NMHWC: jax.Array, names: tuple[str, ...], train: bool, first: int, last: int) -> jax.Array:
+        """The map after the stages from `first` to before `last`."""
+        for stage in range(first, last):
+            run = functools.partial(Network._stage, stage=stage, names=names, train=train)
+            remat = train and self.config.remat == "stage"
+            x_NMHWC = (nn.remat(run) if remat else run)(self, x_NMHWC)
+        return x_NMHWC
+
+    def stage_of(self, stage: int, view: str) -> tuple[str, nn.Module]:
+        """The stage that one view goes through, as a module that is not of this network, and its name in it."""
+        suffix = f"_{WORDS[base_of(view, self.views)]}" if stage < self.config.split_at else ""
+        return STAGES[stage] + suffix, self._module(stage, None, parent=None)
+
+    def _module(self, stage: int, apart: tuple[int, ...] | None, **where: Any) -> nn.Module:
+        return self.config.trunk.stage(
+            stage,
+            modalities=apart,
+            tables=len(self.inputs),
+            axis_name=self.axis_name,
+            dtype=jnp.dtype(self.config.dtype),
+            remat=self.config.remat == "block",
+            **where,
+        )
 
     def _apart(self, names: tuple[str, ...]) -> tuple[int, ...] | None:
         """The place of each view in the tables of `BatchNorm`, where statistics are kept apart."""
@@ -217,15 +267,7 @@ class Network(nn.Module):
         """One stage, shared, or one for each base; a view goes with its base."""
 
         def run(x: jax.Array, present: tuple[str, ...], suffix: str) -> jax.Array:
-            return self.config.trunk.stage(
-                stage,
-                modalities=self._apart(present),
-                tables=len(self.inputs),
-                axis_name=self.axis_name,
-                dtype=jnp.dtype(self.config.dtype),
-                remat=self.config.remat == "block",
-                name=STAGES[stage] + suffix,
-            )(x, train=train)
+            return self._module(stage, self._apart(present), name=STAGES[stage] + suffix)(x, train=train)
 
         if stage >= self.config.split_at:
             return run(x_NMHWC, names, "")

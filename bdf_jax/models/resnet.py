@@ -57,6 +57,7 @@ class Stage(nn.Module):
       axis_name: see `BatchNorm`.
       dtype: of the convolutions.
       remat: whether a block's inner activations are computed again for the gradient instead of kept.
+      stem_relu: whether an activation follows the stem's normalisation.
     """
 
     arch: str
@@ -67,6 +68,7 @@ class Stage(nn.Module):
     axis_name: str | None = None
     dtype: Any = jnp.float32
     remat: bool = False
+    stem_relu: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -75,7 +77,7 @@ class Stage(nn.Module):
         conv = functools.partial(Conv, dtype=self.dtype)
         norm = functools.partial(BatchNorm, modalities=self.modalities, tables=self.tables, axis_name=self.axis_name)
         if self.stage == 0:
-            return _stem(x, architecture, conv, norm, train)
+            return _stem(x, architecture, conv, norm, train, self.stem_relu)
         width = architecture.widths[self.stage - 1]
         block = _bottleneck if architecture.bottleneck else _basic
         blocks = architecture.blocks[self.stage - 1]
@@ -91,7 +93,7 @@ class Stage(nn.Module):
         return x
 
 
-def _stem(x: jax.Array, architecture: Architecture, conv: Any, norm: Any, train: bool) -> jax.Array:
+def _stem(x: jax.Array, architecture: Architecture, conv: Any, norm: Any, train: bool, relu: bool) -> jax.Array:
     width = architecture.widths[0]
     if architecture.small_stem:
         x = nn.relu(norm(name="bn")(conv(width, 3, name="conv")(x), train=train))
@@ -99,7 +101,8 @@ def _stem(x: jax.Array, architecture: Architecture, conv: Any, norm: Any, train:
         even = x[:, :, : H // 2 * 2, : W // 2 * 2]  # as a pooling window without padding would see it
         return even.reshape(N, M, H // 2, 2, W // 2, 2, C).max(axis=(3, 5))
     x = conv(width, 7, 2, name="conv")(x)
-    return max_pool(nn.relu(norm(name="bn")(x, train=train)))
+    x = norm(name="bn")(x, train=train)
+    return max_pool(nn.relu(x) if relu else x)
 
 
 def _basic(x: jax.Array, name: str, width: int, stride: int, conv: Any, norm: Any, train: bool) -> jax.Array:

@@ -46,11 +46,13 @@ class ResNet(Trunk):
       depth: 18, 34 or 50.
       non_local: how many of the last blocks of layer1 to layer4 are followed by a non-local block.
       layers: the last of them that there is.
+      stem_relu: whether an activation follows the stem's normalisation.
     """
 
     depth: Literal[18, 34, 50] = 50
     non_local: tuple[int, int, int, int] = (0, 0, 0, 0)
     layers: Literal[1, 2, 3, 4] = 4
+    stem_relu: bool = True
 
     @property
     def name(self) -> str:
@@ -73,7 +75,7 @@ class ResNet(Trunk):
         wanted = (0, *self.non_local)[stage]
         if wanted > blocks:
             raise BdfError(f"ResNet.non_local: {wanted} blocks of layer{stage}, but {self.name} has {blocks} there")
-        return Stage(self.name, stage, wanted, **settings)
+        return Stage(self.name, stage, wanted, stem_relu=self.stem_relu, **settings)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -122,7 +122,7 @@ def schedule(optimiser: Optimiser, epochs: float, steps: int) -> optax.Schedule:
 
 def role(name: str) -> str:
     """What a parameter at the top of the tree belongs to: "trunk", "views", "critics" or "head"."""
-    if name.startswith("generator_"):
+    if name.startswith(("generator_", "code_")):
         return "views"
     if name.startswith("critic_"):
         return "critics"

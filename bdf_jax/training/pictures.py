@@ -45,18 +45,19 @@ class ViewGrid:
             return [denormalise(made[name]) for name in names]
 
         self._draw = jax.jit(draw)
+        self._roles = ("views", "trunk") if config.network.codes else ("views",)
 
     def draw(self, variables: Mapping[str, Any]) -> np.ndarray:
         """The picture, (H, W, 3) uint8, for the parameters and batch statistics of a step."""
         # Computed by this process alone, on one of its devices, wherever the run has its copies.
-        local = jax.tree.map(lambda leaf: leaf.addressable_data(0), _makers_of(variables))
+        local = jax.tree.map(lambda leaf: leaf.addressable_data(0), _of_roles(variables, self._roles))
         return _grid(jax.device_get(self._draw(local, jnp.asarray(self._bases_NBHWC))))
 
 
-def _makers_of(variables: Mapping[str, Any]) -> dict[str, Any]:
+def _of_roles(variables: Mapping[str, Any], roles: tuple[str, ...]) -> dict[str, Any]:
     """The part of the variables that makes views: the rest need not be handed over."""
     return {
-        collection: {name: tree for name, tree in variables.get(collection, {}).items() if role(name) == "views"}
+        collection: {name: tree for name, tree in variables.get(collection, {}).items() if role(name) in roles}
         for collection in ("params", "batch_stats")
     }
 

@@ -62,10 +62,11 @@ def train_step(
     key = step_key(config.training.seed, state.step)
     images = augmented_views(images_NBHWC, key, config, first_pair=first_pair)
     trained = {name for _, names in phase.pulls for name in names}
+    wanted = tuple(dict.fromkeys(seen for name in phase.losses for seen in config.losses[name].looks_at()))
 
     def objective(params: Any) -> tuple[Metrics, tuple[Any, Metrics]]:
         variables = {"params": params, "batch_stats": state.batch_stats}
-        forward = functools.partial(_forward, network, variables)
+        forward = functools.partial(_forward, network, variables, wanted)
         outputs, averages = _in_slices(forward, images, config.training.slices)
         scope = Scope(
             {"views": network.inputs, **outputs},
@@ -106,13 +107,15 @@ def _by_group(pull: Any, weighted: Metrics, params: Any, config: Config, phase: 
     return found
 
 
-def _forward(network: Network, variables: Any, images: Mapping[str, jax.Array]) -> tuple[Tree, Tree]:
+def _forward(
+    network: Network, variables: Any, wanted: tuple[tuple[str, str], ...], images: Mapping[str, jax.Array]
+) -> tuple[Tree, Tree]:
     """What the losses and the observers need: arrays with one row a pair, and averages over the batch."""
-    outputs, updates = network.apply(variables, images, train=True, mutable=["batch_stats"])
+    outputs, updates = network.apply(variables, images, train=True, mutable=["batch_stats"], wanted=wanted)
     observed = dict.fromkeys(name for view in outputs["active"] for name in (_base(view, network), view))
     moments = {name: outputs["pixels"][name] for name in observed}
     moments = {name: jnp.stack([x.mean((1, 2, 3)), jnp.square(x).mean((1, 2, 3))], 1) for name, x in moments.items()}
-    rows = {name: outputs[name] for name in ("pooled", "embedding", "logits", *network.config.auxiliary)}
+    rows = {name: outputs[name] for name in ("pooled", "embedding", "logits", "codes", *network.config.auxiliary)}
     return rows | {"moments": moments}, {"batch_stats": updates["batch_stats"], "active": outputs["active"]}
 
 

@@ -100,9 +100,10 @@ def derivatives_of(
     pids = pids[np.unique(np.linspace(0, len(pids) - 1, identities).round().astype(int))]
 
     @functools.partial(jax.jit, static_argnums=1)
-    def made_of(images_NHWC: jax.Array, modality: int) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+    def made_of(images_BNHWC: list[Any], modality: int) -> tuple[jax.Array, jax.Array | None, jax.Array]:
         """Derivatives as pixels, active share, clipped share."""
-        view, images = network.derived(modality)[0], {BASES[modality]: normalise(images_NHWC)}
+        view = network.derived(modality)[0]
+        images = {base: normalise(x) for base, x in zip(BASES, images_BNHWC, strict=True)}
         outputs: Any = network.apply(variables, images, train=False, views=(view,), pixels_only=True)
         derivative = pictured(outputs["pixels"][view])
         levels = (derivative * STD + MEAN) * 255
@@ -111,12 +112,15 @@ def derivatives_of(
 
     columns: list[list[Example]] = []
     active, clipped = {}, {}
-    for modality in (VISIBLE, INFRARED):
-        rows = [int(np.flatnonzero((index.pids == pid) & (index.modalities == modality))[0]) for pid in pids]
-        images_NHWC = np.stack([split.pixels(row, image_size) for row in rows])
+    rows_BN = [
+        [int(np.flatnonzero((index.pids == pid) & (index.modalities == modality))[0]) for pid in pids]
+        for modality in (VISIBLE, INFRARED)
+    ]
+    images_BNHWC = [np.stack([split.pixels(row, image_size) for row in rows]) for rows in rows_BN]
+    for modality, (rows, images_NHWC) in enumerate(zip(rows_BN, images_BNHWC, strict=True)):
         made: Sequence[np.ndarray | None] = [None] * len(rows)
         if modality in present:
-            pixels, share, beyond = made_of(images_NHWC, modality)
+            pixels, share, beyond = made_of(images_BNHWC, modality)
             made = list(np.asarray(pixels))
             clipped[MODALITIES[modality]] = float(beyond)
             if share is not None:
