@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("evaluate", "the table of a trained network, or of a feature file"),
     "methods": ("methods", "every method: paper, year, fidelity, parameters, what it needs"),
     "check-data": ("check_data", "is a data set's tree whole? counts, and what is missing or corrupt"),
+    "convert": ("convert", "a published PyTorch checkpoint of a method as a work folder"),
     "export": ("export", "a trained embedder as StableHLO or safetensors, for programs without this project"),
     "ablation": ("ablation", "train configurations over seeds and print the table of the ablation"),
     "trials": ("trials", "train and evaluate RegDB's ten trials; mean and deviation"),

@@ -205,7 +205,8 @@ def _manifest(metadata: Metadata, settings: RetrieveConfig, step: int) -> dict[s
         "jax": jax.__version__,
         "trained": {
             "dataset": config.data.dataset,
-            "synthetic": not config.data.root,
+            "synthetic": not config.data.root and not metadata.converted,
+            **({"converted": metadata.converted} if metadata.converted else {}),
             "trial": config.data.trial if find(config.data.dataset).rules.one_split_per_trial else None,
             "step": step,
             "identities": metadata.num_classes,

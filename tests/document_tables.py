@@ -51,6 +51,10 @@ NOT_RUN = (
         "compile ResNet-50; tests/training/test_analysis.py runs small ones",
     ),
     (r"^python tests/training/devices\.py", "takes a minute; tests/training/test_devices.py runs it"),
+    (
+        r"=runs/agw\b",
+        "needs a published file, which nobody may hand on; tests/models/test_published.py converts some like it",
+    ),
     (r"^gcloud ", "needs a TPU pod"),
     (r"^srun ", "needs a SLURM cluster"),
     (r"--coordinator=", "waits for the other process; tests/training/test_processes.py starts both"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
@@ -61,7 +62,8 @@ def load(
     """A trained network from its work folder or from one of its checkpoints, whatever machine it was trained on.
 
     Args:
-      workdir: of a training run, its `checkpoints` folder, or one checkpoint.
+      workdir: of a training run, its `checkpoints` folder, or one checkpoint; or a file that the authors of a method
+        published (see `published.convert`).
       step: which checkpoint; None: the best on the validation identities where there was validation, else the last.
       feature: after or before the neck; None: as in training. Likewise:
       use: which views represent an image, see `make_embed`.
@@ -72,7 +74,7 @@ def load(
       BdfError: no such folder, no checkpoint in it, a damaged one, or a wrong setting.
     """
     avoid_wrong_sums()
-    metadata, variables, found = load_variables(workdir, step)
+    metadata, variables, found = _read(workdir, step)
     given = {
         "retrieve.feature": feature,
         "retrieve.use": use,
@@ -83,7 +85,18 @@ def load(
     config = vary(metadata.config, changes)
     check_fitted(config.retrieve.feature, variables, workdir)
     source = os.path.abspath(local_path(workdir))
-    return Model(Metadata(config, metadata.fingerprint, metadata.num_classes), variables, found, source)
+    return Model(dataclasses.replace(metadata, config=config), variables, found, source)
+
+
+def _read(path: str | os.PathLike[str], step: int | None) -> tuple[Metadata, Mapping[str, Any], int]:
+    if not os.path.isfile(local_path(path, expected="the path of a work folder or a checkpoint")):
+        return load_variables(path, step)
+    from bdf_jax.published import convert  # readers of foreign files, rarely needed
+
+    if step:
+        raise BdfError(f"{path}: a published file holds one network; leave step {step} out")
+    converted = convert(path)
+    return converted.metadata, converted.variables, 0
 
 
 class Model:
@@ -94,12 +107,13 @@ class Model:
       step: of the checkpoint.
       source: the path that it was loaded from.
       num_classes: identities it was trained on.
+      converted: the published file that it was made of, if any.
       image_size: (height, width) that it sees, pixels.
       variables: `params` and `batch_stats`.
     """
 
     def __init__(self, metadata: Metadata, variables: Mapping[str, Any], step: int, source: str):
-        self.config, self.num_classes = metadata.config, metadata.num_classes
+        self.config, self.num_classes, self.converted = metadata.config, metadata.num_classes, metadata.converted
         self.step, self.source = step, source
         self.image_size = self.config.data.image_size
         self._devices = jax.local_devices()
@@ -342,7 +356,7 @@ class Model:
         height, width = self.image_size
         return {
             "source": from_here(self.source),
-            "step": f"{self.step:,}",
+            **({"converted from": self.converted} if self.converted else {"step": f"{self.step:,}"}),
             "network": f"{self.config.network.trunk.name}, {count:,} parameters, {self.num_classes} identities",
             "images": f"{height} x {width} pixels",
             "views": ", ".join([*BASES, *self.config.views]),

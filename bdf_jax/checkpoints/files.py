@@ -27,11 +27,14 @@ class Metadata:
       config: of the run.
       fingerprint: of the data set's splits (`data.dataset.Dataset.fingerprint`).
       num_classes: C, identities in the training split.
+      converted: the file of another program that it was made of; empty: it was trained here. What it was trained on is
+        not known then, and `fingerprint` is empty.
     """
 
     config: configs.Config
     fingerprint: str
     num_classes: int
+    converted: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON-ready values."""
@@ -39,15 +42,17 @@ class Metadata:
             "config": configs.to_dict(self.config),
             "fingerprint": self.fingerprint,
             "num_classes": self.num_classes,
+            **({"converted": self.converted} if self.converted else {}),
         }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Metadata:
         """The inverse of `to_json`; raises BdfError where something is missing."""
-        missing = [field.name for field in dataclasses.fields(cls) if field.name not in values]
+        missing = [name for name in ("config", "fingerprint", "num_classes") if name not in values]
         if missing:
             raise BdfError(f"its metadata lacks {', '.join(missing)}; not a checkpoint of this project, or not whole")
-        return cls(configs.from_dict(values["config"]), values["fingerprint"], values["num_classes"])
+        config = configs.from_dict(values["config"])
+        return cls(config, values["fingerprint"], values["num_classes"], values.get("converted", ""))
 
 
 def read(path: Path) -> tuple[Metadata, float | None]:

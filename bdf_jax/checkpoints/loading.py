@@ -55,7 +55,12 @@ def _find(path: str | os.PathLike[str], step: int | None) -> tuple[Path, int]:
     check_name(given, UNREADABLE)
     try:
         return _look_for(given, step)
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except NotADirectoryError as error:
+        raise BdfError(
+            f"{given}: expected the --workdir of a training run or one of its checkpoints, found a file; of one "
+            "that the authors of a method published, `python -m bdf_jax convert FILE --out=DIR` makes such a folder"
+        ) from error
+    except FileNotFoundError as error:
         raise BdfError(
             f"{given}: no such folder; expected the --workdir of a training run or one of its checkpoints"
         ) from error

@@ -61,12 +61,7 @@ def read_config(file: str, overrides: Sequence[str]) -> Config:
     """
     from bdf_jax.config import Config, vary  # brings JAX, which a wrong flag should not wait for
 
-    changes = {}
-    for override in overrides:
-        name, equals, value = override.partition("=")
-        if not name.startswith(PREFIX) or not equals:
-            raise BdfError(f"{override}: expected {PREFIX}SECTION.FIELD=VALUE")
-        changes[name.removeprefix(PREFIX)] = value
+    changes = changes_of(overrides)
     path, _, argument = file.partition(":")
     get_config = _function(_module(path, file), file)
     try:
@@ -81,6 +76,17 @@ def read_config(file: str, overrides: Sequence[str]) -> Config:
         )
     config.check()
     return vary(config, changes, texts=True)
+
+
+def changes_of(overrides: Sequence[str]) -> dict[str, str]:
+    """`--config.SECTION.FIELD=VALUE` as path -> words; raises BdfError where one is something else."""
+    changes = {}
+    for override in overrides:
+        name, equals, value = override.partition("=")
+        if not name.startswith(PREFIX) or not equals:
+            raise BdfError(f"{override}: expected {PREFIX}SECTION.FIELD=VALUE")
+        changes[name.removeprefix(PREFIX)] = value
+    return changes
 
 
 def reject_set(overrides: Sequence[str], field: str, why: str) -> None:

@@ -29,6 +29,11 @@ from bdf_jax.models import Network, initial_variables
 from bdf_jax.models.metrics import check_fitted
 from bdf_jax.xla import at_risk, avoid_wrong_sums
 
+CONVERTED = (
+    "converted from {}: which identities it was trained on is not in the file; the numbers mean something only where "
+    "it has seen none of these"
+)
+
 
 def evaluate_workdir(
     workdir: str | Path,
@@ -106,6 +111,7 @@ def evaluate_workdir(
             save_features(features_file, features_ND, index, similarity=similarity, flags=flags_of(settings))
         measured = measure(features_ND, index, protocols, similarity=similarity, rerank=rerank)
         said = [differs] * bool(differs) + [note for kind in concerns(features_ND, index, similarity) for note in kind]
+        said += [CONVERTED.format(metadata.converted)] if metadata.converted else []
         of_rows = {**flags, **({"test_set": "own"} if differs else {}), "notes": said}
         rows = [row(p, [m], model="trained", flags=of_rows) for p, m in zip(protocols, measured, strict=True)]
         baselines.add_chance(rows, index, protocols)
@@ -158,7 +164,7 @@ def validation_map(config: Config, variables: Mapping[str, Any], num_classes: in
 
 
 def _check_split(metadata: Metadata, dataset: Dataset, workdir: str | Path) -> None:
-    if metadata.fingerprint == dataset.fingerprint:
+    if metadata.converted or metadata.fingerprint == dataset.fingerprint:
         return
     trained = metadata.config.data
     described = f"{trained.dataset} in {trained.root or 'the synthetic world'}"

@@ -323,7 +323,7 @@ def initial_variables(
     images = dict.fromkeys(BASES, jnp.zeros((1, *image_size, 3)))
     variables = jax.jit(lambda key: alone.init(key, images, train=True))(jax.random.key(seed))
     if pretrained and network.config.pretrained:
-        from bdf_jax.models.weights import load_pretrained  # readers of foreign files, rarely needed
+        from bdf_jax.models.starting import start_from  # readers of foreign files, rarely needed
 
-        return load_pretrained(network.config.pretrained, variables, network.config)
+        return start_from(network.config.pretrained, variables, network.config)
     return variables

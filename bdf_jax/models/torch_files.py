@@ -184,6 +184,10 @@ def _state(value: Any) -> dict[str, Tensor]:
     if not isinstance(value, dict):
         raise Refused(f"expected a state dictionary, found {_kind(value)}")
     states = _states(value)
+    if not states and {"state", "param_groups"} <= set(value):
+        raise Refused(
+            "expected the weights of a network, found the state of an optimiser alone; name the file of weights"
+        )
     if not states:
         shown = [f"{printable(name)} ({_kind(entry)})" for name, entry in list(value.items())[:5]]
         more = f" and {len(value) - 5} more" if len(value) > 5 else ""

@@ -168,7 +168,7 @@ def load_pretrained(
             hint = f", but looks like {looks}"
             if looks in (*ARCHITECTURES, "mobilenet_v2"):
                 remedy = f"Make network.trunk a {looks}, or name the weights of a {name} in network.pretrained."
-        behind = f" behind {_shown(found.prefix)!r}" if found.prefix else ""
+        behind = f" behind {short_name(found.prefix)!r}" if found.prefix else ""
         lines = "\n  ".join(_capped([*problems, *more]))
         raise BdfError(
             f"{path} does not fit network.trunk={name}{hint} (read with {found.naming.title}{behind}):\n  {lines}\n"
@@ -208,7 +208,7 @@ def find_backbone(path: Path, names: Iterable[str]) -> Found:
                 if _our_module(module, naming) is not None:
                     known.setdefault((number, prefix), set()).add(name)
     if not known:
-        shown = ", ".join(map(_shown, names[:5]))
+        shown = ", ".join(map(short_name, names[:5]))
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise BdfError(
             f"{path}: none of its tensors has a name of a ResNet or a MobileNetV2, as torchvision, timm and the "
@@ -220,7 +220,7 @@ def find_backbone(path: Path, names: Iterable[str]) -> Found:
     alike = {key[1] for key in order if len(known[key]) == len(known[best]) and not known[key] & known[best]}
     rivals = sorted(prefix for prefix in alike if not FOLLOWERS.search(prefix))
     if rivals:
-        shown = ", ".join(repr(_shown(prefix)) for prefix in [best[1], *rivals][:MAX_LINES])
+        shown = ", ".join(repr(short_name(prefix)) for prefix in [best[1], *rivals][:MAX_LINES])
         raise BdfError(
             f"{path}: expected one network, found {len(rivals) + 1} that are equally complete, behind {shown}. "
             "Write the tensors of one of them to a file of their own: bdf_jax.models.torch_files.read_tensors gives "
@@ -251,13 +251,13 @@ def map_tensors(
             continue
         kind = "bn" if ours and re.search(r"bn\d?$", ours) else "conv"
         if ours is None or (kind, leaf) not in TENSORS:
-            problems.append(f"unexpected: {_shown(name)} {tensor.shape}")
+            problems.append(f"unexpected: {short_name(name)} {tensor.shape}")
             continue
         collection, array = TENSORS[kind, leaf]
         target = (collection, *ours.split("/"), array)
         if target in values:
             problems.append(
-                f"twice: {_shown(name)} and {_shown(values[target][0])} are the same array, {'/'.join(target)}"
+                f"twice: {short_name(name)} and {short_name(values[target][0])} are the same array, {'/'.join(target)}"
             )
         values[target] = (name, tensor)
     return values, ignored, problems
@@ -294,18 +294,18 @@ def _fill(
         apart = config.bn == "per_view" and path[-1] != "kernel"
         shape = leaf.shape[1:] if apart else leaf.shape
         halved = source == FIRST and leaf.shape[2] == 2
-        expected = _torch_shape((*shape[:2], 3, shape[3]) if halved else shape)
+        expected = torch_shape((*shape[:2], 3, shape[3]) if halved else shape)
         if tensor.shape != expected:
-            others.append(f"shape: {_shown(name)} is {tensor.shape}, {'/'.join(source)} takes {expected}")
-        elif problem := _bad_numbers(tensor, path[-1]):
-            others.append(f"numbers: {_shown(name)} {problem}")
+            others.append(f"shape: {short_name(name)} is {tensor.shape}, {'/'.join(source)} takes {expected}")
+        elif problem := bad_numbers(tensor, path[-1]):
+            others.append(f"numbers: {short_name(name)} {problem}")
         else:
             array = tensor.astype(np.float32)
             array = array.sum(1, keepdims=True).repeat(2, 1) / 2 if halved else array
             array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
             filled[path] = jnp.asarray(np.broadcast_to(array, leaf.shape), leaf.dtype)
     unexpected = [
-        f"unexpected: {_shown(name)} {tensor.shape}"
+        f"unexpected: {short_name(name)} {tensor.shape}"
         for key, (name, tensor) in values.items()
         if key not in used and key[1] in STAGES[: config.trunk.stages]  # a trunk may end before the backbone does
     ]
@@ -313,12 +313,13 @@ def _fill(
     return filled, list(dict.fromkeys(missing + unexpected + others))
 
 
-def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape PyTorch gives an array: OIHW for a kernel HWIO."""
     return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else tuple(shape)
 
 
-def _bad_numbers(tensor: np.ndarray, array: str) -> str:
+def bad_numbers(tensor: np.ndarray, array: str) -> str:
+    """What is wrong with the numbers of a tensor for an array of that name; empty where nothing is."""
     if not jnp.issubdtype(tensor.dtype, jnp.floating):
         return f"is {tensor.dtype}, expected floating point"
     with np.errstate(over="ignore", invalid="ignore"):
@@ -338,7 +339,7 @@ def _capped(lines: Iterable[str]) -> list[str]:
     return kept + [f"{kind}: {count - MAX_LINES} more" for kind, count in kinds.items() if count > MAX_LINES]
 
 
-def _shown(name: str) -> str:
+def short_name(name: str) -> str:
     """A tensor's name for a message: printable and not too long."""
     return printable(name)[1:].rstrip("'\"")
 

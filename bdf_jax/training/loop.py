@@ -21,7 +21,7 @@ from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.fitting import fitted
 from bdf_jax.evaluation.workdir import evaluate_workdir, validation_map
 from bdf_jax.models import Network
-from bdf_jax.models.weights import read_source
+from bdf_jax.models.starting import check_source
 from bdf_jax.parts import leaves, to_dict
 from bdf_jax.paths import check_data_places, local_path
 from bdf_jax.training.compile import CompiledStep, compile_step
@@ -67,6 +67,7 @@ def run(config: Config, workdir: str | Path) -> list[dict]:
     check_platform()
     check_wandb(config.training.wandb)
     distributed.agree("their configuration", {name: value for name, value in _fields(config) if name not in OF_A_HOST})
+    distributed.on_first(lambda: _refuse_converted(workdir))
     with _claimed_by_first(workdir, config) as folder:
         distributed.on_first(lambda: _look_at_weights(config, folder))
         dataset = open_dataset(config.data, progress=distributed.is_first())
@@ -83,9 +84,19 @@ def run(config: Config, workdir: str | Path) -> list[dict]:
 
 
 def _look_at_weights(config: Config, folder: Path) -> None:
-    """Refuses a weight file that cannot be read before hours go into preparing data."""
+    """Refuses weights that cannot be read before hours go into preparing data."""
     if config.network.pretrained and newest_metadata(folder) is None:
-        read_source(config.network.pretrained)
+        check_source(config.network.pretrained)
+
+
+def _refuse_converted(workdir: str | Path) -> None:
+    """Refuses the folder of a converted network, which has no training that could go on."""
+    newest = newest_metadata(local_path(workdir, "--workdir", utf8=True).absolute())
+    if newest is not None and newest[1].converted:
+        raise BdfError(
+            f"--workdir={workdir}: holds a network converted from {newest[1].converted}, and no training that could "
+            f"go on; to start one from it, name another --workdir and --config.network.pretrained={workdir}"
+        )
 
 
 def train(config: Config, dataset: Dataset, folder: Path, total: int) -> TrainState:

@@ -47,13 +47,13 @@ def pickled(value: bytes) -> bytes:
 
 
 def state(arrays: dict[str, np.ndarray]) -> tuple[bytes, dict[str, bytes]]:
-    """A state dictionary's pickle (without container) and its storages."""
-    entries, storages = {}, {}
-    for i, (name, array) in enumerate(arrays.items()):
+    """A state dictionary's pickle (without container) and its storages; the same array twice shares one."""
+    entries, storages, keys = {}, {}, {}
+    for name, array in arrays.items():
         strides = [stride // array.itemsize for stride in np.ascontiguousarray(array).strides]
-        kind = STORAGES[array.dtype.name]
-        entries[name] = tensor(str(i), kind, array.shape, strides[: array.ndim], length=array.size)
-        storages[str(i)] = array.tobytes()
+        kind, key = STORAGES[array.dtype.name], keys.setdefault(id(array), str(len(keys)))
+        entries[name] = tensor(key, kind, array.shape, strides[: array.ndim], length=array.size)
+        storages.setdefault(key, array.tobytes())
     return dictionary(entries), storages
 
 
