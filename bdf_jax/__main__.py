@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check-data": ("check_data", "is a data set's tree whole? counts, and what is missing or corrupt"),
     "convert": ("convert", "a published PyTorch checkpoint of a method as a work folder"),
     "export": ("export", "a trained embedder as StableHLO or safetensors, for programs without this project"),
+    "compare": ("compare", "train methods over seeds, and compare them in one table and one page"),
     "ablation": ("ablation", "train configurations over seeds and print the table of the ablation"),
     "trials": ("trials", "train and evaluate RegDB's ten trials; mean and deviation"),
     "plot": ("plot", "curves of runs side by side, as PNG"),

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from bdf_jax.training import sequence
+from bdf_jax.comparison import tables
 
 
 def show(title: str, rows: Sequence[dict[str, Any]], digits: int = 3) -> None:
@@ -24,7 +24,7 @@ def show(title: str, rows: Sequence[dict[str, Any]], digits: int = 3) -> None:
 
 def markdown(rows: Sequence[dict[str, Any]], *, header: bool = True, digits: int = 4) -> str:
     """The rows as a Markdown table; without its header to go on with one."""
-    lines = sequence.markdown(list(rows[0]), [cells(row, digits) for row in rows]).splitlines()
+    lines = tables.markdown(list(rows[0]), [cells(row, digits) for row in rows]).splitlines()
     return "\n".join(lines if header else lines[2:])
 
 

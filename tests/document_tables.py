@@ -41,7 +41,10 @@ NOT_RUN = (
     (r"^(\S*/)?pip install ", "downloads packages"),
     (r"^python -m pytest", "is what runs this test"),
     (r"^python benchmarks/ablation\.py", "takes hours; bdf_jax's own runs are tested with every configuration"),
-    (r"^python -m bdf_jax (trials|ablation) ", "trains many networks; tests/commands runs short ones"),
+    (
+        r"^python -m bdf_jax (trials|ablation|compare --config)",
+        "trains many networks; tests/commands and tests/comparison run short ones",
+    ),
     (
         r"^python benchmarks/evaluation\.py",
         "measures at the real sizes; tests/evaluation compares with plain loops",

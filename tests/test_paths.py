@@ -12,6 +12,7 @@ import bdf_jax
 from bdf_jax import paths
 from bdf_jax.commands import ablation, check_data, embed, export, plot, search, trials
 from bdf_jax.commands.configuration import read_config
+from bdf_jax.comparison.jobs import Job, run_jobs
 from bdf_jax.config import Config, vary
 from bdf_jax.data.dataset import open_dataset
 from bdf_jax.data.world import write_world
@@ -22,7 +23,6 @@ from bdf_jax.output import check_output, replaced
 from bdf_jax.paths import local_path
 from bdf_jax.training.curves import draw_curves
 from bdf_jax.training.loop import run
-from bdf_jax.training.sequence import Job, run_jobs
 
 ROOT = Path(__file__).parents[1]
 GS = "gs://bucket/runs/a"

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from bdf_jax.checkpoints import Checkpoints, Metadata, load_variables, rescue
+from bdf_jax.comparison.jobs import Job, run_jobs
 from bdf_jax.config import Config, vary
 from bdf_jax.errors import BdfError
 from bdf_jax.training.loop import run
-from bdf_jax.training.sequence import Job, run_jobs
 
 ROOT = Path(__file__).parents[1]
 METADATA = Metadata(vary(Config(), {"data.image_size": (64, 32)}), "abc", 7)

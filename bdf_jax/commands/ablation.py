@@ -6,13 +6,15 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from bdf_jax.commands.compare import row_name, seeds
 from bdf_jax.commands.configuration import read_config, reject_set
+from bdf_jax.comparison.jobs import Job, run_jobs
+from bdf_jax.comparison.tables import markdown, spread
 from bdf_jax.config import Config, vary
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.statistics import METRICS
-from bdf_jax.output import write_text
+from bdf_jax.output import write_json, write_text
 from bdf_jax.paths import local_path
-from bdf_jax.training.sequence import Job, markdown, run_jobs, spread, write_summary
 
 TAKES_CONFIG = True
 USES = ("base", "derivative", "sum4")
@@ -71,7 +73,7 @@ def run_table(rows: Mapping[str, Config], seeds: Sequence[int], workdir: Path, *
     values: dict[str, dict[str, list[float]]] = {name: {use: [] for use in USES} for name in rows}
     singles, protocol = [], ""
     for (name, seed), job in jobs.items():
-        for use, found in results.get(job.name, {}).items():
+        for use, found in results.get(job.name, {"rows": {}})["rows"].items():
             first = found[0]
             protocol = protocol or ", ".join(
                 str(first[part]) for part in ("dataset", "direction", "mode", "shots", "gallery") if first.get(part)
@@ -80,26 +82,12 @@ def run_table(rows: Mapping[str, Config], seeds: Sequence[int], workdir: Path, *
             singles.append({"row": name, "seed": seed, "use": use, **{m: first[m] for m in METRICS}})
     text = _table(values, f"{metric}, percent ({protocol}); mean ± standard deviation over seeds (single seeds)")
     if singles:
-        write_summary(folder / "ablation.json", {"metric": metric, "runs": singles})
+        write_json(folder / "ablation.json", {"metric": metric, "runs": singles})
         write_text(folder / "ablation.md", text + "\n")
         print(f"\n{text}")
     if failures:
         raise BdfError("; ".join(failures) + "; the same command does only what is missing")
     return text
-
-
-def row_name(file: str) -> str:
-    """`configs/ablation_a.py:sysu_mm01` is row "ablation_a:sysu_mm01"."""
-    path, colon, argument = file.partition(":")
-    return Path(path).stem + colon + argument
-
-
-def seeds(text: str) -> list[int]:
-    """The numbers of `0,1,2`; raises BdfError where they are none."""
-    words = [word for word in text.split(",") if word]
-    if not words or not all(word.isdecimal() for word in words):
-        raise BdfError(f"--seeds: expected numbers with commas between them, found {text!r}")
-    return list(dict.fromkeys(int(word) for word in words))
 
 
 def _table(values: Mapping[str, Mapping[str, Sequence[float]]], note: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from bdf_jax import output
 
@@ -35,38 +34,23 @@ def run(arguments: argparse.Namespace) -> None:
 
 def describe(name: str, method: object, *, whole: bool = False) -> dict[str, object]:
     """Name, year, fidelity, parameters at 395 identities, what it needs, paper, note; the whole has GFLOP an image."""
-    import jax
-
+    from bdf_jax.comparison import cost
     from bdf_jax.method import Method
-    from bdf_jax.models import Network
 
     assert isinstance(method, Method)
-    network = Network(method.views, method.network, CLASSES)
-    image = jax.ShapeDtypeStruct((1, *method.image_size, 3), "float32")
-    variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), {"V": x, "I": x}, train=True), image)
+    network = method.views, method.network
+    parameters = cost.count(cost.shapes(*network, method.image_size, CLASSES))
+    gflop = cost.of_network(*network, method.retrieve, method.image_size, CLASSES)["gflop"] if whole else 0
     return {
         "method": name,
         "year": method.year,
         "written from": method.fidelity,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
+        "parameters": parameters,
         "needs": ", ".join(method.needs()),
         "paper": method.paper,
         "note": method.note,
-        **({"GFLOP": _gflop(network, variables, method)} if whole else {}),
+        **({"GFLOP": round(gflop, 2)} if whole else {}),
     }
-
-
-def _gflop(network: Any, variables: Any, method: Any) -> float:
-    """Of the feature of one visible image of the method's size, as XLA counts: 2 for a product and its addition."""
-    import jax
-
-    from bdf_jax.evaluation.features import make_embed
-
-    height, width = method.image_size
-    image = jax.ShapeDtypeStruct((1, height, width, 3), "uint8")
-    embed: Any = make_embed(network, method.retrieve)
-    cost = embed.lower(variables, image, 0).cost_analysis()
-    return round(cost["flops"] / 1e9, 2)
 
 
 def print_table(rows: list[dict[str, object]]) -> None:

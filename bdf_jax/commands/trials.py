@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from bdf_jax.commands.configuration import read_config, reject_set
+from bdf_jax.comparison.jobs import Job, run_jobs
+from bdf_jax.comparison.tables import markdown, spread
 from bdf_jax.config import vary
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.statistics import METRICS
-from bdf_jax.output import check_output
+from bdf_jax.output import check_output, write_json
 from bdf_jax.paths import local_path
-from bdf_jax.training.sequence import Job, markdown, run_jobs, spread, write_summary
 
 TAKES_CONFIG = True
 NAMES = ("direction", "mode", "shots", "gallery")  # what makes a row's protocol
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     results, failures = run_jobs(jobs)
     summary = {"config": arguments.config, "trials": trials, "rows": summarise(results, config.retrieve.use)}
     if results:
-        write_summary(path, summary)  # before it is printed, which may fail
+        write_json(path, summary)  # before it is printed, which may fail
         print(table(summary["rows"]))
         print(f"{path}")
     if failures:
@@ -54,7 +55,7 @@ def summarise(results: Mapping[str, Any], use: str) -> list[dict[str, Any]]:
     """Mean, standard deviation (n - 1) and single values over trials, for every model and protocol."""
     found: dict[tuple, dict[str, dict[str, Any]]] = {}
     for name, rows in results.items():
-        for row in rows[use]:
+        for row in rows["rows"][use]:
             found.setdefault((row["model"], *(row.get(part) for part in NAMES)), {})[name] = row
     summary = []
     for key, rows in found.items():

@@ -64,15 +64,28 @@ def interval(samples_BK: np.ndarray, level: float = LEVEL) -> np.ndarray:
 
 
 def compare(splits: Sequence[Measured], others: Sequence[Measured], *, seed: int = 0) -> list[dict[str, object]]:
-    """The difference of each metric, first minus second, with its paired bootstrap interval, in points.
+    """`compare_runs` of one run on each side."""
+    return compare_runs([splits], [others], seed=seed)
 
-    Both must come from the same queries in the same order.
+
+def compare_runs(
+    runs: Sequence[Sequence[Measured]], others: Sequence[Sequence[Measured]], *, seed: int = 0
+) -> list[dict[str, object]]:
+    """The difference of each metric, mean over runs, first minus second, with its paired bootstrap interval, in points.
+
+    All must come from the same queries in the same order. The interval is over queries: of other seeds of training it
+    says nothing.
+
+    Args:
+      runs: of each run (a seed of training) what `measure` gave, as in `per_trial`.
+      others: likewise; their number may differ.
+      seed: of the draws.
 
     Returns:
       for each metric: `metric`, `difference`, `ci` [low, high] and `clear`, whether the interval leaves out 0.
     """
-    difference_K = per_trial(splits).mean(axis=0) - per_trial(others).mean(axis=0)
-    interval_K2 = interval(bootstrap(splits, seed=seed) - bootstrap(others, seed=seed))
+    difference_K = mean_of(runs) - mean_of(others)
+    interval_K2 = interval(mean_bootstrap(runs, seed=seed) - mean_bootstrap(others, seed=seed))
     return [
         {
             "metric": name,
@@ -82,6 +95,16 @@ def compare(splits: Sequence[Measured], others: Sequence[Measured], *, seed: int
         }
         for name, value, (low, high) in zip(METRICS, difference_K, interval_K2, strict=True)
     ]
+
+
+def mean_of(runs: Sequence[Sequence[Measured]]) -> np.ndarray:
+    """(6,) percent: every metric, mean over trials and then over runs."""
+    return np.mean([per_trial(splits).mean(axis=0) for splits in runs], axis=0)
+
+
+def mean_bootstrap(runs: Sequence[Sequence[Measured]], *, seed: int = 0) -> np.ndarray:
+    """(samples, 6) percent: `bootstrap` with the same draws for every run, mean over runs."""
+    return np.mean([bootstrap(splits, seed=seed) for splits in runs], axis=0)
 
 
 def _values(measured: Measured) -> Iterator[np.ndarray]:

@@ -46,12 +46,13 @@ class _PreemptedTogether(distributed.Together, Preempted):
     """All processes stopped after the same step."""
 
 
-def run(config: Config, workdir: str | Path) -> list[dict]:
+def run(config: Config, workdir: str | Path, *, features_file: str | Path = "") -> list[dict]:
     """Trains what is left to train of the run in `workdir` and evaluates its network.
 
     Args:
       config: what to train; the same as before where the folder holds a run already.
       workdir: where checkpoints and metrics go; made where missing.
+      features_file: where the features of the test images are saved at the end; default: nowhere.
 
     Returns:
       The rows of the table, as `evaluate.py --json` writes them.
@@ -80,7 +81,7 @@ def run(config: Config, workdir: str | Path) -> list[dict]:
                 train(config, dataset, folder, total)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_kept(folder)) from None
-        return evaluate_workdir(folder, config=config, dataset=dataset, own=True)
+        return evaluate_workdir(folder, config=config, dataset=dataset, features_file=features_file, own=True)
 
 
 def _look_at_weights(config: Config, folder: Path) -> None:

@@ -15,9 +15,9 @@ import pytest
 from bdf_jax.__main__ import main
 from bdf_jax.checkpoints import load_metadata
 from bdf_jax.commands.configuration import read_config
+from bdf_jax.comparison.tables import markdown, spread
 from bdf_jax.config import from_dict
 from bdf_jax.errors import BdfError
-from bdf_jax.training.sequence import markdown, spread
 from bdf_jax.training.workdir import claimed
 
 ROOT = Path(__file__).parents[2]

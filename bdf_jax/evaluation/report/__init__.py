@@ -139,14 +139,15 @@ def write_report(
         "derivatives": derivatives,
         "examples": _examples(files, first, derivatives) if derivatives else [],
     }
-    files[PAGE] = legible(_environment().get_template("page.html").render(context)).encode("utf-8")
+    files[PAGE] = legible(environment(Path(__file__).parent).get_template("page.html").render(context)).encode("utf-8")
     _write(folder, files)
     return folder / PAGE
 
 
-def _environment() -> jinja2.Environment:
+def environment(*folders: Path) -> jinja2.Environment:
+    """Where the templates of pages are: in these folders."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(folders),
         autoescape=True,  # names come from files
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

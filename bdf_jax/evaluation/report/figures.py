@@ -50,21 +50,21 @@ class Curve:
 
 def cmc_figure(curves: Sequence[Curve], theme: str) -> bytes:
     """One panel for each direction and mode, percent of the queries over rank 1 to 20, as PNG."""
-    with style.context(_style(THEMES[theme])):
-        return _png(_draw_cmc(curves, theme))
+    with style.context(look(THEMES[theme])):
+        return png(_draw_cmc(curves, theme))
 
 
 def similarity_figure(pairs: Mapping[str, PairSimilarities], similarity: str, theme: str) -> bytes:
     """One panel for each kind of pair, on one scale: densities of true and of false pairs, as PNG."""
-    with style.context(_style(THEMES[theme])):
-        return _png(_draw_similarities(pairs, similarity, theme))
+    with style.context(look(THEMES[theme])):
+        return png(_draw_similarities(pairs, similarity, theme))
 
 
 def _draw_cmc(curves: Sequence[Curve], theme: str) -> Figure:
     colours = len(PALETTES[theme])
     panels = list(dict.fromkeys(curve.panel for curve in curves))
     columns = min(2, len(panels))
-    figure, axes = _figure(-(-len(panels) // columns), columns, height=4.2)
+    figure, axes = figure_of(-(-len(panels) // columns), columns, height=4.2)
     for axis, panel in zip(axes, panels, strict=False):
         members = [curve for curve in curves if curve.panel == panel]
         lines = []
@@ -93,7 +93,7 @@ def _draw_cmc(curves: Sequence[Curve], theme: str) -> Figure:
 
 def _draw_similarities(pairs: Mapping[str, PairSimilarities], similarity: str, theme: str) -> Figure:
     true, false = PALETTES[theme][:2]
-    figure, axes = _figure(1, len(pairs), height=3.4)
+    figure, axes = figure_of(1, len(pairs), height=3.4)
     values = np.concatenate([side for kind in pairs.values() for side in (kind.true_P, kind.false_P)])
     low, high = (float(values.min()), float(values.max())) if len(values) else (-1.0, 1.0)
     if high - low < 1e-6:  # all features alike: a scale is still needed
@@ -120,14 +120,15 @@ def _draw_similarities(pairs: Mapping[str, PairSimilarities], similarity: str, t
     return figure
 
 
-def _figure(rows: int, columns: int, *, height: float) -> tuple[Figure, list[Axes]]:
+def figure_of(rows: int, columns: int, *, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure and its axes, row by row; `height` of a row in inches."""
     width = 5.6 if columns < 3 else 4.2
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     return figure, np.atleast_1d(figure.subplots(rows, columns)).ravel().tolist()
 
 
-def _style(colours: Mapping[str, str]) -> list[Any]:
-    """The library's own style first, so that a user's settings do not change the report."""
+def look(colours: Mapping[str, str]) -> list[Any]:
+    """For Matplotlib's `style.context`: its own style first, so that a user's settings do not change the report."""
     text = {
         f"{name}color": colours["text"]
         for name in ("text.", "axes.label", "axes.title", "xtick.", "ytick.", "xtick.label", "ytick.label")
@@ -155,7 +156,8 @@ def _style(colours: Mapping[str, str]) -> list[Any]:
     ]
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG without any metadata."""
     out = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a name in a script that the font lacks: boxes will do

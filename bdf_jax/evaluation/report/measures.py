@@ -210,11 +210,21 @@ class RankedList:
     ignored: int
 
 
-def ranked_lists(evaluated: Evaluated, *, each: int = 3, length: int = 10) -> list[RankedList]:
-    """Best, median and worst queries by AP in the first trial of the first protocol, each of another identity."""
+def ranked_lists(
+    evaluated: Evaluated, *, each: int = 3, length: int = 10, chosen: Mapping[str, list[int]] | None = None
+) -> list[RankedList]:
+    """Best, median and worst queries by AP in the first trial of the first protocol, each of another identity.
+
+    Args:
+      evaluated: whose lists.
+      each: how many of each kind.
+      length: images of a list.
+      chosen: these queries instead, as `choose_queries` gives them.
+    """
     protocol, measured = evaluated.protocols[0], evaluated.measured[0][0]
     index, gallery = evaluated.index, protocol.gallery_rows[0]
-    chosen = choose_queries(measured.ap_TQ[0], measured.valid_TQ[0], index.pids[protocol.query_rows], each)
+    if chosen is None:
+        chosen = choose_queries(measured.ap_TQ[0], measured.valid_TQ[0], index.pids[protocol.query_rows], each)
     places = np.asarray([q for queries in chosen.values() for q in queries])
     kinds = [kind for kind, queries in chosen.items() for _ in queries]
     queries = protocol.query_rows[places]

@@ -39,11 +39,11 @@ def data_uri(encoded: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(encoded).decode("ascii")
 
 
-def framed(pixels_HWC: np.ndarray, colour: str) -> Image.Image:
-    """A tile: uint8 pixels of any size at the size of a tile, in a frame of this colour."""
+def framed(pixels_HWC: np.ndarray, colour: str, size: tuple[int, int] = SIZE) -> Image.Image:
+    """A tile: uint8 pixels of any size at the size (height, width) of a tile, in a frame of this colour."""
     image = Image.fromarray(np.ascontiguousarray(pixels_HWC))
-    if image.size != SIZE[::-1]:
-        image = image.resize(SIZE[::-1], Image.Resampling.BICUBIC)
+    if image.size != size[::-1]:
+        image = image.resize(size[::-1], Image.Resampling.BICUBIC)
     return ImageOps.expand(image, FRAME, colour)
 
 

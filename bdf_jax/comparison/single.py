@@ -1,4 +1,4 @@
-"""One run of a sequence, in a process of its own: `python -m bdf_jax.training.single`, started by `sequence`.
+"""One run of a sequence, in a process of its own: `python -m bdf_jax.comparison.single`, started by `jobs`.
 
 Its task is the first line of standard input. The stream stays open for as long as the process that started it lives;
 its end is a reason to save and to stop.
@@ -27,23 +27,24 @@ def main() -> int:
 
     def run() -> None:
         with preemptible():
-            write_json(Path(task["result"]), {**task["about"], "rows": _train(task)})
+            write_json(Path(task["result"]), {**task["about"], **_train(task)})
 
     return run_command(run)
 
 
-def _train(task: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Rows of evaluation by the views that represent an image."""
+def _train(task: dict[str, Any]) -> dict[str, Any]:
+    """Rows of evaluation by the views that represent an image; what a step costs."""
+    from bdf_jax.comparison import cost
     from bdf_jax.evaluation.workdir import evaluate_workdir
     from bdf_jax.training.loop import run
 
     config = from_dict(task["config"])
-    rows: dict[str, list[dict[str, Any]]] = {config.retrieve.use: run(config, task["workdir"])}
+    rows = {config.retrieve.use: run(config, task["workdir"], features_file=task["features"])}
     for use in task["uses"]:
         if use not in rows:
             changed = vary(config, {"retrieve.use": use, "evaluation.baselines": False})
             rows[use] = evaluate_workdir(task["workdir"], config=changed, own=True)
-    return rows
+    return {"rows": rows, "cost": cost.measure(task["workdir"]) if task["cost"] else None}
 
 
 def _read_task() -> dict[str, Any]:

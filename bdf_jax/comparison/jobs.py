@@ -10,24 +10,23 @@ import contextlib
 import dataclasses
 import json
 import os
-import statistics
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from bdf_jax.config import Config, to_dict
 from bdf_jax.datasets import tree_root
 from bdf_jax.errors import BdfError
-from bdf_jax.output import write_json
 from bdf_jax.paths import check_data_places
 from bdf_jax.signals import stopping
 from bdf_jax.training.workdir import claimed
 from bdf_jax.trouble import refuse_trouble
 
-RESULT = "result.json"  # in the work folder of a finished run: its rows
+RESULT = "result.json"  # in the work folder of a finished run: its rows, and what a step costs
+FEATURES = "features.npz"  # beside it: of the test images
 PREEMPTED = 75
 
 
@@ -40,17 +39,23 @@ class Job:
       workdir: its folder.
       config: what to train.
       uses: which views represent an image, in further evaluations beside that of the configuration.
+      features: whether the features of the test images are kept, in `FEATURES`.
+      cost: whether a step is timed, and its memory asked of the compiler, after the training.
     """
 
     name: str
     workdir: Path
     config: Config
     uses: tuple[str, ...] = ()
+    features: bool = False
+    cost: bool = False
 
     def about(self) -> dict[str, Any]:
         """What a result must say of itself to be the result of this job."""
         return {
             "uses": list(self.uses),
+            "features": self.features,
+            "costs": self.cost,
             "evaluation": [to_dict(self.config)[name] for name in ("retrieve", "evaluation")],
         }
 
@@ -67,14 +72,15 @@ class _Signal(BaseException):
     """SIGTERM or SIGHUP, in the midst of waiting."""
 
 
-def run_jobs(jobs: Sequence[Job]) -> tuple[dict[str, dict[str, list[dict[str, Any]]]], list[str]]:
+def run_jobs(jobs: Sequence[Job]) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Runs what is not finished yet.
 
     Nothing starts before every tree is known to be there, and every work folder to be free and of its job's own
     configuration.
 
     Returns:
-      name -> use -> rows of evaluation, of the jobs that are finished; and what to say of those that failed.
+      name -> result of the jobs that are finished: `rows` of evaluation by use, and `cost` (see `cost.measure`); and
+      what to say of those that failed.
 
     Raises:
       BdfError: no tree at a job's `data.root`, or a work folder of another run or in use.
@@ -88,7 +94,7 @@ def run_jobs(jobs: Sequence[Job]) -> tuple[dict[str, dict[str, list[dict[str, An
     for job in jobs:
         with claimed(job.workdir, job.config):
             pass
-    results: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    results: dict[str, dict[str, Any]] = {}
     failures = []
     for number, job in enumerate(jobs, start=1):
         found = _finished(job)
@@ -110,32 +116,18 @@ def run_jobs(jobs: Sequence[Job]) -> tuple[dict[str, dict[str, list[dict[str, An
     return results, failures
 
 
-def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Mean ± standard deviation (n - 1), or the one value."""
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return mean + (f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else "")
+def results_of(jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
+    """name -> result of the jobs that are finished; see `run_jobs`."""
+    found = {job.name: _finished(job) for job in jobs}
+    return {name: result for name, result in found.items() if result is not None}
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown; the first column to the left, the others to the right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
-
-
-def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
-    """Writes a JSON file; one that was there stays whole until the new one is.
-
-    Raises:
-      BdfError: it cannot be written.
-    """
-    write_json(path, summary, f"{path}: the results could not be written")
-
-
-def _finished(job: Job) -> dict[str, list[dict[str, Any]]] | None:
-    """The rows of a finished run; None where there are none, or those of other settings of evaluation."""
+def _finished(job: Job) -> dict[str, Any] | None:
+    """The result of a finished run; None where there is none, or one of other settings of evaluation."""
     try:
         found = json.loads((job.workdir / RESULT).read_text())
-        return found["rows"] if {name: found[name] for name in job.about()} == job.about() else None
+        whole = not job.features or (job.workdir / FEATURES).is_file()
+        return found if whole and {name: found[name] for name in job.about()} == job.about() else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         refuse_trouble(error, f"{job.workdir / RESULT}: cannot be read")  # what is finished is not trained again
         return None
@@ -147,14 +139,16 @@ def _in_a_process(job: Job) -> int:
         "config": to_dict(job.config),
         "workdir": str(job.workdir),
         "result": str(job.workdir / RESULT),
+        "features": str(job.workdir / FEATURES) if job.features else "",
         "uses": list(job.uses),
+        "cost": job.cost,
         "about": job.about(),
     }
     package_parent = str(Path(__file__).resolve().parents[2])
     paths = [package_parent, os.environ.get("PYTHONPATH", "")]
     with _stopping_raises():
         process = subprocess.Popen(
-            [sys.executable, "-m", "bdf_jax.training.single"],
+            [sys.executable, "-m", "bdf_jax.comparison.single"],
             stdin=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
             start_new_session=True,  # Ctrl-C comes here, and is passed on as a request to save
