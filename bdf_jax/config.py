@@ -129,7 +129,7 @@ class RetrieveConfig:
     """Which feature stands for an image, and how two are compared."""
 
     feature: Retrieved = "embedding"
-    use: Literal["base", "derivative", "concat", "sum4"] = "base"  # which views of the image
+    use: Literal["base", "derivative", "concat", "sum4", "max4", "min4"] = "base"  # which views of the image
     similarity: Literal["cosine", "euclidean"] = "cosine"
     flip_tta: bool = False  # mean feature of the image and its mirror image
 

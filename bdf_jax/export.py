@@ -21,6 +21,7 @@ from bdf_jax.config import RetrieveConfig, to_dict, vary
 from bdf_jax.datasets import find
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.features import depends_on_modality, flags_of, make_embed, similarity_of
+from bdf_jax.evaluation.similarity import OF_TWO_VIEWS
 from bdf_jax.models import Network
 from bdf_jax.models.metrics import check_fitted
 from bdf_jax.output import replaced
@@ -199,6 +200,7 @@ def _manifest(metadata: Metadata, settings: RetrieveConfig, step: int) -> dict[s
     for place in ("root", "dir"):  # of the machine that trained, which is nobody else's business
         del described["data"][place]
     lengths = {"dot": "the sum of vectors of length 1", "euclidean": "any"}
+    lengths |= dict.fromkeys(OF_TWO_VIEWS, "two vectors of length 1")
     length = lengths.get(similarity_of(settings), "1")
     return {
         "what": WHAT,

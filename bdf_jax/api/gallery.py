@@ -21,6 +21,7 @@ from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.features import similarity_of
 from bdf_jax.evaluation.rankable import check_vectors
 from bdf_jax.evaluation.retrieval import top_k
+from bdf_jax.evaluation.similarity import OF_TWO_VIEWS
 from bdf_jax.names import printable, some
 
 DEFAULT_K = 10
@@ -93,6 +94,11 @@ class Gallery:
         Raises:
           BdfError: as `Model.embed`; ids that do not fit the images; features that have no similarity to any other.
         """
+        if similarity_of(model.config.retrieve) in OF_TWO_VIEWS:
+            use = model.config.retrieve.use
+            raise BdfError(
+                f"a gallery compares one vector of each image, and {use} two; load the model with use='sum4'"
+            )
         table = id_table(ids)  # before the work
         gathered, features_ND, failed = model.embed_images(
             images, modality, white=white, black=black, on_error=on_error, progress=progress

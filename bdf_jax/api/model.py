@@ -55,7 +55,7 @@ def load(
     step: int | None = None,
     *,
     feature: Retrieved | None = None,
-    use: Literal["base", "derivative", "concat", "sum4"] | None = None,
+    use: Literal["base", "derivative", "concat", "sum4", "max4", "min4"] | None = None,
     flip_tta: bool | None = None,
     batch_size: int | None = None,
 ) -> Model:

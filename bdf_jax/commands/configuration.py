@@ -42,7 +42,7 @@ def add_retrieve(parser: argparse._ActionsContainer) -> None:
     )
     parser.add_argument(
         "--use",
-        choices=("base", "derivative", "concat", "sum4"),
+        choices=("base", "derivative", "concat", "sum4", "max4", "min4"),
         help="which views represent an image" + as_trained,
     )
     mean = argparse.BooleanOptionalAction

@@ -2,8 +2,8 @@
 
 A NumPy .npz with `features` (N, D) float, `pids` (N,), `cams` (N,), `modality` (N,) 0 visible / 1 infrared and
 `names` (N,) paths relative to the data set's root, text or the bytes of the disk. Optional scalars: `similarity`
-("cosine", "dot" or "euclidean") and the flags `feature`, `use` and `flip_tta`, printed in every row. It is read with
-pickling off.
+("cosine", "dot", "euclidean", or "max4" and "min4" of two views in one vector) and the flags `feature`, `use` and
+`flip_tta`, printed in every row. It is read with pickling off.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class FeatureFile:
     Attributes:
       features_ND: (N, D) float32.
       index: N images.
-      similarity: "cosine", "dot" or "euclidean", as the file says; None where it does not.
+      similarity: one of `similarity.TITLES`, as the file says; None where it does not.
       flags: the optional flags, with their defaults.
     """
 

@@ -15,6 +15,7 @@ from bdf_jax.config import RetrieveConfig
 from bdf_jax.data.dataset import Split
 from bdf_jax.data.index import INFRARED, VISIBLE
 from bdf_jax.data.loader import eval_batches
+from bdf_jax.errors import BdfError
 from bdf_jax.models import Network
 from bdf_jax.pixels import normalise
 from bdf_jax.progress import bar
@@ -25,8 +26,8 @@ Embed = Callable[[Mapping[str, Any], Any, int], jax.Array]
 
 
 def similarity_of(settings: RetrieveConfig) -> str:
-    """How `embed_split`'s features are compared: those of sum4 by a plain dot product."""
-    return "dot" if settings.use == "sum4" else settings.similarity
+    """How `embed_split`'s features are compared: those of sum4 by a plain dot product, of max4 and min4 by that."""
+    return {"sum4": "dot", "max4": "max4", "min4": "min4"}.get(settings.use, settings.similarity)
 
 
 def flags_of(settings: RetrieveConfig) -> dict[str, Any]:
@@ -39,7 +40,8 @@ def make_embed(network: Network, settings: RetrieveConfig) -> Embed:
 
     `use` tells which views represent an image: the first that enters the trunk (`base`), the others (`derivative`), all
     in one vector (`concat`), or `sum4`: the sum of their features, whose dot product is the sum of the similarities of
-    all pairs of views. Features are L2-normalised, but not where they are compared by Euclidean distance.
+    all pairs of views; `max4` and `min4`: both views in one vector, for the similarity of that name. Features are
+    L2-normalised, but not where they are compared by Euclidean distance.
 
     References:
       Zhang et al., ACM MM 2021, for the sum of similarity matrices.
@@ -66,6 +68,13 @@ def make_embed(network: Network, settings: RetrieveConfig) -> Embed:
             features_NMD = _of_length_1(features_NMD)
         if settings.use == "sum4":
             return features_NMD.sum(axis=1)
+        if settings.use in ("max4", "min4"):
+            if features_NMD.shape[1] != 2:
+                raise BdfError(
+                    f"retrieve.use: {settings.use} compares two views of an image, and this network has "
+                    f"{features_NMD.shape[1]}; choose base or sum4"
+                )
+            return jnp.concatenate([features_NMD[:, 0], features_NMD[:, 1]], axis=1)
         N, M, D = features_NMD.shape  # N has no value yet where a program for any batch size is exported
         return features_NMD.reshape(N, M * D) / np.sqrt(M)
 

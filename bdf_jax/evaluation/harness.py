@@ -34,7 +34,7 @@ def evaluate(
       index: N images.
       protocols: from `protocols_for` on the same index.
       model: what the row calls these features.
-      similarity: "cosine" normalises the features first, "dot" and "euclidean" take them as they are.
+      similarity: "cosine", "max4" and "min4" normalise the features first, "dot" and "euclidean" take them as they are.
       rerank: k-reciprocal re-ranking of every trial.
       flags: further keys for every row, such as `feature`, `use`, `flip_tta`.
 
@@ -64,10 +64,12 @@ def measure(
     if rerank:
         from bdf_jax.evaluation.rerank import rank_all_reranked  # brings scipy.sparse
 
-        if similarity == "euclidean":
-            raise BdfError("--rerank: re-ranking compares by cosine or dot product; give --similarity=cosine with it")
+        if similarity not in ("cosine", "dot"):
+            raise BdfError(
+                f"--rerank: re-ranking compares by cosine or dot product, found {similarity}; choose otherwise"
+            )
         return rank_all_reranked(gallery_ND, index, protocols)
-    return rank_all(gallery_ND, index, protocols, queries_ND=queries_ND)
+    return rank_all(gallery_ND, index, protocols, queries_ND=queries_ND, similarity=similarity)
 
 
 def row(

@@ -13,7 +13,7 @@ import numpy as np
 
 from bdf_jax.data.index import ImageIndex
 from bdf_jax.errors import BdfError
-from bdf_jax.evaluation.similarity import TITLES, as_products
+from bdf_jax.evaluation.similarity import OF_TWO_VIEWS, TITLES, as_products, compared, views_in
 from bdf_jax.names import some
 
 SMALLEST = 2.0**-102  # of a vector's largest value: float32 holds 24 digits of it, and fewer below
@@ -59,18 +59,18 @@ def as_float32(features_ND: np.ndarray, names_N: np.ndarray, what: str = "") -> 
 
 def check_scores(features_ND: np.ndarray, names_N: np.ndarray, similarity: str, what: str = "") -> None:
     """Raises BdfError where a score would be undefined or infinite; features as from `as_float32`."""
-    length_N = lengths(features_ND, similarity)
+    length_N = np.min([lengths(view_ND, similarity) for view_ND in views_in(features_ND, similarity)], axis=0)
     empty = np.flatnonzero(length_N == 0)
     if empty.size and similarity != "euclidean":
         raise _no_direction(names_N, empty, similarity, what)
     endless = np.flatnonzero(length_N >= LONGEST)
-    if endless.size and similarity != "cosine":
+    if endless.size and similarity in ("dot", "euclidean"):
         raise BdfError(
             f"{what}features of {endless.size} of {len(names_N)} images are so long (up to {length_N.max():.1e}) that "
             f"the {similarity} scores are beyond float32: {some(names_N[endless])}. Divide all features by one number, "
             "or compare by cosine"
         )
-    if similarity != "cosine" and 0 < length_N.max() < SHORTEST:
+    if similarity in ("dot", "euclidean") and 0 < length_N.max() < SHORTEST:
         raise BdfError(
             f"{what}features are so short (at most {length_N.max():.1e}) that {similarity} scores are too small for "
             "float32. Multiply all features by one number, or compare by cosine"
@@ -167,11 +167,16 @@ def _scores(features_ND: np.ndarray, chosen: np.ndarray, similarity: str) -> tup
     exact_SD = features_ND[chosen].astype(np.float64)
     mean_D = features_ND.mean(axis=0, dtype=np.float64) if similarity == "euclidean" else None
     queries_SD, gallery_SD = as_products(features_ND[chosen], similarity, mean_D=mean_D)
-    if similarity == "cosine":
-        exact_SD /= np.linalg.norm(exact_SD, axis=1, keepdims=True)
+    if similarity in ("cosine", *OF_TWO_VIEWS):
+        parts = views_in(exact_SD, similarity)
+        exact_SD = np.concatenate([part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts], axis=1)
     exact_SD = exact_SD if mean_D is None else exact_SD - mean_D
     half_1S = np.square(exact_SD).sum(axis=1)[None] / 2 if similarity == "euclidean" else 0
-    return queries_SD @ gallery_SD.T, exact_SD @ exact_SD.T - half_1S
+    as_ranked, exact = (
+        compared(queries, gallery, similarity, lambda a, b: a @ b.T)
+        for queries, gallery in ((queries_SD, gallery_SD), (exact_SD, exact_SD))
+    )
+    return as_ranked, exact - half_1S
 
 
 def _unresolved(scores_SS: np.ndarray, exact_SS: np.ndarray, similarity: str) -> str:

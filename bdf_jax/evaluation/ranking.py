@@ -33,6 +33,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from bdf_jax.data.index import ImageIndex
 from bdf_jax.evaluation.protocols import Protocol
+from bdf_jax.evaluation.similarity import compared
 
 HIDDEN = np.int32(np.iinfo(np.int32).min)  # key of what is ignored or padding: below that of every score
 # Scores and queries of a block. On a CPU a trial's share of the block should stay near its caches (256 queries of
@@ -88,13 +89,22 @@ class Galleries:
 
 
 def score_keys(
-    queries_QD: jax.Array, gallery_UD: jax.Array, query_Q2: jax.Array, gallery_U2: jax.Array, rules: Ignoring
+    queries_QD: jax.Array,
+    gallery_UD: jax.Array,
+    query_Q2: jax.Array,
+    gallery_U2: jax.Array,
+    rules: Ignoring,
+    similarity: str = "dot",
 ) -> jax.Array:
     """(U + 1, Q) int32 keys in the order of the float32 scores, HIDDEN where ignored and in the padding row.
 
     `query_Q2` and `gallery_U2` are identities and cameras.
     """
-    scores_UQ = jnp.matmul(gallery_UD, queries_QD.T, precision=lax.Precision.HIGHEST)
+
+    def product_UQ(gallery_UD: jax.Array, queries_QD: jax.Array) -> jax.Array:
+        return jnp.matmul(gallery_UD, queries_QD.T, precision=lax.Precision.HIGHEST)
+
+    scores_UQ = compared(gallery_UD, queries_QD, similarity, product_UQ)
     return keys_of_scores(scores_UQ, query_Q2, gallery_U2, rules)
 
 
@@ -175,7 +185,7 @@ def pad_galleries(
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(devices: tuple[jax.Device, ...], rules: Ignoring) -> tuple[Any, Any, Any]:
+def _compiled(devices: tuple[jax.Device, ...], rules: Ignoring, similarity: str = "dot") -> tuple[Any, Any, Any]:
     """`score_keys`, `keys_of_scores` and `measure`, each query on one of the devices; and how arrays are laid out."""
     mesh = jax.sharding.Mesh(np.asarray(devices), ("queries",))
     whole, rows, columns = PartitionSpec(), PartitionSpec("queries"), PartitionSpec(None, "queries")
@@ -185,7 +195,7 @@ def _compiled(devices: tuple[jax.Device, ...], rules: Ignoring) -> tuple[Any, An
         return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=columns, check_vma=False))
 
     return (
-        share_out(functools.partial(score_keys, rules=rules), (rows, whole, rows, whole)),
+        share_out(functools.partial(score_keys, rules=rules, similarity=similarity), (rows, whole, rows, whole)),
         share_out(functools.partial(keys_of_scores, rules=rules), (columns, rows, whole)),
         share_out(measure, (columns, rows, whole)),
     )
@@ -197,6 +207,7 @@ def rank_all(
     protocols: Sequence[Protocol],
     *,
     queries_ND: np.ndarray | None = None,
+    similarity: str = "dot",
     block: int | None = None,
 ) -> list[Measured]:
     """Measures every query of every protocol; scores are dot products of the given features, in float32.
@@ -209,12 +220,15 @@ def rank_all(
       index: N images.
       protocols: rows of the table.
       queries_ND: the features of the same images as queries, where they differ (`similarity.as_products`).
+      similarity: that of `similarity.as_products`; only those of two views are not dot products.
       block: queries of a block on each device; None: as many as fit `BLOCK`.
     """
     measured: dict[int, Measured] = {}
     for members in _sharing(protocols):
         sides = (features_ND if queries_ND is None else queries_ND, features_ND)
-        measured |= zip(members, _rank_shared(*sides, index, [protocols[i] for i in members], block), strict=True)
+        measured |= zip(
+            members, _rank_shared(*sides, index, [protocols[i] for i in members], similarity, block), strict=True
+        )
     return [measured[i] for i in range(len(protocols))]
 
 
@@ -223,10 +237,11 @@ def _rank_shared(
     features_ND: np.ndarray,
     index: ImageIndex,
     protocols: Sequence[Protocol],
+    similarity: str,
     block: int | None,
 ) -> list[Measured]:
     devices = tuple(jax.local_devices())
-    keys, _, metrics = _compiled(devices, Ignoring.of(protocols[0]))
+    keys, _, metrics = _compiled(devices, Ignoring.of(protocols[0]), similarity)
     query_rows = protocols[0].query_rows
     union = np.unique(np.concatenate([rows for p in protocols for rows in p.gallery_rows]))
     labels_N2, identity_N, tables = _tables(index, protocols, union)

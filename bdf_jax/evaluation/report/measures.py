@@ -14,7 +14,7 @@ from bdf_jax.data.index import INFRARED, VISIBLE, ImageIndex
 from bdf_jax.evaluation import ranking
 from bdf_jax.evaluation.protocols import Protocol
 from bdf_jax.evaluation.ranking import Measured
-from bdf_jax.evaluation.similarity import as_products, shown
+from bdf_jax.evaluation.similarity import OF_TWO_VIEWS, as_products, compared, shown
 
 DEPTH = 20  # ranks of a CMC curve
 PAIRS = 50_000  # of each kind at most
@@ -33,7 +33,7 @@ class Evaluated:
     Attributes:
       features_ND: of the first test split.
       index: its N images.
-      similarity: "cosine", "dot" or "euclidean".
+      similarity: one of `similarity.TITLES`.
       rerank: whether the rankings were re-ranked.
       protocols: those of the first test split.
       measured: for each protocol, for each test split (one, or RegDB's ten).
@@ -49,6 +49,8 @@ class Evaluated:
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """(R, D) float32, as they are compared: of length 1 for cosines."""
         chosen_RD = self.features_ND[rows].astype(np.float32)
+        if self.similarity in OF_TWO_VIEWS:
+            return as_products(chosen_RD, self.similarity)[0]
         return (chosen_RD / self._norm_N1[rows]).astype(np.float32) if self.similarity == "cosine" else chosen_RD
 
     def products(self, query_rows: np.ndarray, gallery_rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -177,7 +179,8 @@ def _similarities(evaluated: Evaluated, left_P: np.ndarray, right_P: np.ndarray)
         if evaluated.similarity == "euclidean":
             parts.append(-np.linalg.norm(left_BD - right_BD, axis=1))
         else:
-            parts.append(np.einsum("pd,pd->p", left_BD, right_BD))
+            product = functools.partial(np.einsum, "pd,pd->p")
+            parts.append(compared(left_BD, right_BD, evaluated.similarity, product))
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
@@ -235,7 +238,8 @@ def ranked_lists(
         shown_QG = scores_QG
     else:
         queries_QD, gallery_GD = evaluated.products(queries, gallery)
-        scores_QG = np.asarray(jnp.matmul(queries_QD, gallery_GD.T, precision=lax.Precision.HIGHEST))
+        product = functools.partial(jnp.einsum, "qd,gd->qg", precision=lax.Precision.HIGHEST)
+        scores_QG = np.asarray(compared(queries_QD, gallery_GD, evaluated.similarity, product))
         shown_QG = shown(scores_QG, queries_QD, evaluated.similarity)
     identity_N = np.unique(index.pids, return_inverse=True)[1]  # those of a tree may not fit into 32 bits
     labels_N2 = np.stack([identity_N, index.cams], axis=1).astype(np.int32)

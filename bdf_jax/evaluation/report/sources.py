@@ -19,6 +19,7 @@ from bdf_jax.evaluation.feature_file import load_features
 from bdf_jax.evaluation.protocols import Protocol
 from bdf_jax.evaluation.ranking import Measured
 from bdf_jax.evaluation.report import Evaluated, pictures, write_report
+from bdf_jax.evaluation.similarity import TITLES
 from bdf_jax.models import Network
 from bdf_jax.names import printable
 from bdf_jax.parts import kind_of
@@ -169,5 +170,4 @@ def _images(index: ImageIndex) -> str:
 
 
 def _compared(similarity: str, rerank: bool) -> str:
-    plain = {"cosine": "cosine", "dot": "dot product", "euclidean": "Euclidean distance"}[similarity]
-    return plain + (", then re-ranked" if rerank else "")
+    return TITLES[similarity].removeprefix("minus the ") + (", then re-ranked" if rerank else "")
