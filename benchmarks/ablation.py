@@ -16,7 +16,8 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # from a checkout that is not installed
 
-from bdf_jax.commands.ablation import run_table, seeds
+from bdf_jax.commands.ablation import run_table
+from bdf_jax.commands.compare import seeds
 from bdf_jax.commands.configuration import read_config
 from bdf_jax.config import vary
 from bdf_jax.errors import BdfError

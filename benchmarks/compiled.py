@@ -21,7 +21,7 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # from a checkout that is not installed
 
-from bdf_jax.commands.ablation import row_name
+from bdf_jax.commands.compare import row_name
 from bdf_jax.commands.configuration import read_config
 from bdf_jax.config import Config, vary
 from bdf_jax.data.world.plan import FULL_SIZE

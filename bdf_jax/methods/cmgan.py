@@ -9,7 +9,7 @@ reproduced here: R1 26.97, mAP 27.80. Unverified on the real data sets.
 from bdf_jax.config import AugmentConfig, Group, NetworkConfig, RetrieveConfig
 from bdf_jax.losses.terms import Identity, Modality, Triplet
 from bdf_jax.method import Method
-from bdf_jax.models.heads import Layers, Linear, NoNeck
+from bdf_jax.models.heads import BNNeck, Layers, Linear, NoNeck
 from bdf_jax.models.trunk import ResNet
 from bdf_jax.parts import Named
 from bdf_jax.training.optimiser import SGD
@@ -36,4 +36,13 @@ CMGAN = Method(
     augment=AugmentConfig(erase=0.0),
     images=4,
     identities=12,
+    on={  # in a run of minutes hard triplets of features without a neck pull all images to one point
+        "demo": {
+            "network.neck": BNNeck(),
+            "network.heads.classifier": Linear(),
+            "losses.tri.margin": 0.3,
+            "retrieve.feature": "embedding",
+            "retrieve.similarity": "cosine",
+        }
+    },
 )
