@@ -77,6 +77,10 @@ def test_the_names_of_the_data_are_what_they_were(name):
         ({"optimiser.milestones": (70.0, 40.0)}, "expected increasing epochs"),
         ({"data.image_size": (64,)}, "expected 2 values"),
         ({"data.identities": 1}, "data.identities: expected at least 2, found 1"),
+        (
+            {"data.images": 1},
+            "losses.mml.edges: V>V needs a second image of an identity as positive, but data.images is 1",
+        ),
         ({"data.trial": 11}, "data.trial: expected 1 to 10, found 11"),
         ({"network.split_at": 6}, "network.split_at: expected 0 to 5"),
         ({"augment.erase_area": (0.5, 0.1)}, "augment.erase_area"),

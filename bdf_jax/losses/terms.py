@@ -206,6 +206,15 @@ class Edges(Loss, abstract=True):
         for anchors, candidates in pairs:
             check_names(f"{path}.edges", (*anchors, *candidates), views)
 
+    def check_positives(self, path: str, config: Config) -> None:
+        """Raises BdfError where an image is alone with itself: one of each identity, compared within its own view."""
+        alone = [anchors[0] for anchors, candidates in self.pairs() if len(anchors) == 1 and anchors == candidates]
+        if alone and config.data.images < 2:
+            raise BdfError(
+                f"{path}.edges: {alone[0]}>{alone[0]} needs a second image of an identity as positive, but data.images "
+                f"is {config.data.images}; make it at least 2, or leave such edges out"
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class Triplet(Edges):
@@ -238,6 +247,8 @@ class Triplet(Edges):
         """See `Loss.check`."""
         super().check(path, views, config)
         at_least(f"{path}.margin", self.margin, 0)
+        if self.level == "sample":
+            self.check_positives(path, config)
         pools = any(len(side) > 1 for pair in self.pairs() for side in pair)
         if self.negatives == "both" and (self.level != "center" or pools):
             raise BdfError(f"{path}.negatives: 'both' needs level=center and edges between two single views")
@@ -258,6 +269,11 @@ class WeightedTriplet(Edges):
     def terms(self, features_PKMD: jax.Array, edges: list[Any]) -> jax.Array:
         """See `Edges.terms`."""
         return ranking.weighted_terms(features_PKMD, edges, form=self.form, legacy=self.legacy)
+
+    def check(self, path: str, views: tuple[str, ...], config: Config) -> None:
+        """See `Loss.check`."""
+        super().check(path, views, config)
+        self.check_positives(path, config)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,7 +59,12 @@ class Pool:
                 f"network.pool.stripes: {self.stripes} stripes need as many rows, but the last stage has {H}; "
                 "set fewer stripes or a larger data.image_size"
             )
-        edges = [round(i * H / self.stripes) for i in range(self.stripes + 1)]
+        if H % self.stripes:
+            raise BdfError(
+                f"network.pool.stripes: {self.stripes} stripes do not divide the {H} rows of the last stage; set "
+                "another number of stripes or another height in data.image_size"
+            )
+        edges = [i * H // self.stripes for i in range(self.stripes + 1)]
         stripes = [x_NMHWC[:, :, top:bottom] for top, bottom in itertools.pairwise(edges)]
         if self.kind == "max":
             pooled = [stripe.max(axis=(2, 3)) for stripe in stripes]

@@ -300,6 +300,17 @@ def criticise(network: Network, params: Mapping[str, Any], name: str, x: jax.Arr
     return said
 
 
+def check_fits(config: Any) -> None:
+    """Goes through the network of a `Config` without computing anything.
+
+    Raises:
+      BdfError: its parts do not fit each other or the size of the images.
+    """
+    images = {base: jax.ShapeDtypeStruct((1, *config.data.image_size, 3), jnp.float32) for base in BASES}
+    network = Network.of(config, 2)
+    jax.eval_shape(lambda x: network.init(jax.random.key(0), x, train=True), images)
+
+
 def feature_size(config: NetworkConfig) -> int:
     """D of the pooled feature of an image, all stripes together."""
     return config.trunk.features * config.pool.stripes  # of the fitted metric it is another

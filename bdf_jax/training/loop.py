@@ -21,6 +21,7 @@ from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.fitting import fitted
 from bdf_jax.evaluation.workdir import evaluate_workdir, validation_map
 from bdf_jax.models import Network
+from bdf_jax.models.network import check_fits
 from bdf_jax.models.starting import check_source
 from bdf_jax.parts import leaves, to_dict
 from bdf_jax.paths import check_data_places, local_path
@@ -68,6 +69,7 @@ def run(config: Config, workdir: str | Path, *, features_file: str | Path = "") 
     check_platform()
     check_wandb(config.training.wandb)
     distributed.agree("their configuration", {name: value for name, value in _fields(config) if name not in OF_A_HOST})
+    check_fits(config)
     distributed.on_first(lambda: _refuse_converted(workdir))
     with _claimed_by_first(workdir, config) as folder:
         distributed.on_first(lambda: _look_at_weights(config, folder))

@@ -245,6 +245,12 @@ def test_bfloat16_computes_low_and_keeps_parameters_and_features_high():
     assert (outputs["pooled"] != exact["pooled"]).any()
 
 
+def test_stripes_that_do_not_divide_the_map_are_refused():
+    network = small.base_derivative(small.part(pool=Pool(stripes=3)), 10)
+    with pytest.raises(BdfError, match="3 stripes do not divide the 4 rows of the last stage"):
+        initial_variables(network, 0, SIZE)
+
+
 def test_too_many_stripes_are_refused():
     network = small.base_derivative(small.part(pool=Pool(stripes=6)), 10)
     with pytest.raises(BdfError, match="6 stripes need as many rows, but the last stage has 4"):

@@ -6,9 +6,10 @@ import sys
 
 import numpy as np
 import pytest
+import small
 from whole_runs import ROOT, assert_same_run, command_line, lines, wait_until
 
-from bdf_jax.config import vary
+from bdf_jax.config import DataConfig, vary
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.workdir import evaluate_workdir
 from bdf_jax.training.loop import run
@@ -45,6 +46,19 @@ def test_a_finished_run_says_so_and_evaluates_to_the_same_rows(finished, tiny_co
     assert run(tiny_config, workdir) == rows
     assert "the run is finished: 6 of 6 steps are done" in capsys.readouterr().out
     assert evaluate_workdir(workdir) == rows
+
+
+def test_parts_that_do_not_fit_the_images_are_refused_before_anything_starts(tmp_path):
+    """Before data are looked for and a folder is made."""
+    data = DataConfig(root="/nowhere")
+    for method, changes, message in (
+        ("hctri", {"network.pool.stripes": 3}, "3 stripes do not divide the [0-9]+ rows of the last stage"),
+        ("deen", {"data.image_size": (18, 18)}, "one of 9x9 has 81 positions, an odd number"),
+    ):
+        config = vary(small.tiny_method(method, data=data), {"data.image_size": (64, 32), **changes})
+        with pytest.raises(BdfError, match=message):
+            run(config, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
 
 
 def test_sigterm_while_compiling_saves_and_exits_with_its_own_code(finished, tiny_config, tmp_path, capsys):
