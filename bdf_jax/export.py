@@ -1,13 +1,12 @@
-"""A trained embedder for programs that do not have this project: StableHLO for JAX, weights for everybody.
-
-ONNX is not offered: the one maintained converter from JAX asks for an older Orbax than this project's checkpoints need.
-"""
+"""A trained embedder for programs that lack this project: StableHLO for JAX, ONNX for others, weights for everybody."""
 
 from __future__ import annotations
 
+import datetime
+import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -16,71 +15,32 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
-from bdf_jax.checkpoints import Metadata, load_variables
-from bdf_jax.config import RetrieveConfig, to_dict, vary
+from bdf_jax.archive import AGES, MANIFEST, WEIGHTS, WHAT, load_network, pack_weights, read_manifest
+from bdf_jax.checkpoints import Metadata
+from bdf_jax.config import Config, RetrieveConfig, to_dict, vary
 from bdf_jax.datasets import find
 from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.features import depends_on_modality, flags_of, make_embed, similarity_of
 from bdf_jax.evaluation.similarity import OF_TWO_VIEWS
+from bdf_jax.export_examples import EXAMPLE_OF_JAX, EXAMPLE_OF_NUMPY, EXAMPLE_OF_ONNX
+from bdf_jax.export_onnx import OPSET, check_onnx, run_onnx, to_onnx
 from bdf_jax.models import Network
 from bdf_jax.models.metrics import check_fitted
 from bdf_jax.output import replaced
 from bdf_jax.paths import local_path
 from bdf_jax.pixels import MEAN, STD
 
-FORMATS = ("stablehlo", "safetensors")
+FORMATS = ("stablehlo", "safetensors", "onnx")
 MODALITIES = ("visible", "infrared")
 PLATFORMS = ("cpu", "cuda", "tpu")
-MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
-JAX_EXAMPLE, NUMPY_EXAMPLE = "embed_example.py", "weights_example.py"
+JAX_EXAMPLE, NUMPY_EXAMPLE, ONNX_EXAMPLE = "embed_example.py", "weights_example.py", "onnx_example.py"
 # A manifest is a file like any other and may name anything; an export writes and removes these alone.
-POSSIBLE = {"embed.stablehlo", *(f"embed_{name}.stablehlo" for name in MODALITIES)}
-POSSIBLE |= {WEIGHTS, JAX_EXAMPLE, NUMPY_EXAMPLE, MANIFEST}
-WHAT = "person re-identification embedder of the base-derivative framework, exported by bdf_jax"  # marks a manifest
-TOLERANCE = 1e-5  # between the network here and what was written, in features of length 1
-
-EXAMPLE_OF_JAX = '''"""python {name} IMAGES.npy FEATURES.npy [visible|infrared]: needs nothing but jax and flatbuffers.
-
-IMAGES.npy holds (N, {height}, {width}, 3) uint8, RGB; manifest.json says how they are to be made.
-"""
-
-import json
-import pathlib
-import sys
-
-import jax.export
-import jax.numpy as jnp
-
-here = pathlib.Path(__file__).parent
-manifest = json.loads((here / "manifest.json").read_text())
-modality = (sys.argv[3:] or [{modality!r}])[0]
-if len(sys.argv) < 3 or not sys.argv[1].endswith(".npy") or modality not in manifest["artifacts"]:
-    sys.exit(f"{{__doc__}}\\nModalities here: {{', '.join(manifest['artifacts'])}}.")
-embed = jax.export.deserialize(bytearray((here / manifest["artifacts"][modality]["file"]).read_bytes())).call
-features = embed(jnp.load(sys.argv[1]))
-jnp.save(sys.argv[2], features)
-print(features.shape, features.dtype)
-'''
-
-EXAMPLE_OF_NUMPY = '''"""python {name}: every weight by name; needs nothing but numpy."""
-
-import json
-import pathlib
-
-import numpy as np
-
-data = (pathlib.Path(__file__).parent / "{weights}").read_bytes()
-start = 8 + int.from_bytes(data[:8], "little")
-header = json.loads(data[8:start])
-weights = {{
-    name: np.frombuffer(data[start + about["data_offsets"][0] : start + about["data_offsets"][1]], np.float32)
-    .reshape(about["shape"])
-    for name, about in header.items()
-    if name != "__metadata__"
-}}
-for name, array in sorted(weights.items()):
-    print(name, array.shape, f"{{array.mean():.6g}}")
-'''
+POSSIBLE = {
+    f"embed{end}.{kind}" for end in ("", *(f"_{name}" for name in MODALITIES)) for kind in ("stablehlo", "onnx")
+}
+POSSIBLE |= {WEIGHTS, JAX_EXAMPLE, NUMPY_EXAMPLE, ONNX_EXAMPLE, MANIFEST}
+# Between the network here and what was written, in features of length 1; ONNX Runtime adds in another order.
+TOLERANCE = {"stablehlo": 1e-5, "onnx": 1e-4}
 
 
 def export_embedder(
@@ -95,11 +55,12 @@ def export_embedder(
     """Writes a trained embedder with a manifest that says what goes in and what comes out.
 
     Args:
-      workdir: of a training run, or one of its checkpoints.
+      workdir: of a training run, one of its checkpoints, or an export with weights.
       out: folder to make; an earlier export in it is replaced, and other files that lie beside that stay.
       step: which checkpoint; None: the best on validation where there was any, else the last.
       formats: "stablehlo": a program for each modality (one for both where the network treats them alike), with its
-        weights, its normalisation, any batch size, for CPU, CUDA and TPU. "safetensors": the weights by name.
+        weights, its normalisation, any batch size, for CPU, CUDA and TPU. "onnx": the same for ONNX Runtime and
+        others, in float32, of networks without blocks of their own. "safetensors": the weights by name.
       modalities: for which a program is written.
       changes: of the run's `retrieve` section: `use`, `feature`, `flip_tta`.
 
@@ -108,35 +69,42 @@ def export_embedder(
 
     Raises:
       BdfError: no such checkpoint, an unknown format or modality, a folder that holds something else, a full disk,
-        a program that does not compute what the network does.
+        a program that does not compute what the network does, a network that ONNX is not written of.
     """
     for given, known, flag in ((formats, FORMATS, "--format"), (modalities, MODALITIES, "--modality")):
         wrong = [name for name in given if name not in known]
         if wrong or not given:
-            more = "; there is no ONNX, docs/export.md says why" if "onnx" in wrong else ""
-            raise BdfError(f"{flag}: expected some of {', '.join(known)}, found {', '.join(wrong) or 'none'}{more}")
+            raise BdfError(f"{flag}: expected some of {', '.join(known)}, found {', '.join(wrong) or 'none'}")
     folder = local_path(out, "--out").absolute()
     earlier = _earlier(folder)
     _claim(folder, earlier)
-    metadata, variables, step = load_variables(workdir, step)
+    metadata, variables, step = load_network(workdir, step)
     asked = {f"retrieve.{name}": value for name, value in changes.items() if value is not None}
     config = vary(metadata.config, asked)
     check_fitted(config.retrieve.feature, variables, workdir)
+    if "onnx" in formats:
+        check_onnx(config, metadata.num_classes)
     size = config.data.image_size
     files: dict[str, bytes] = {}
     manifest = _manifest(metadata, config.retrieve, step)
-    if "stablehlo" in formats:
-        programs, dimension = _programs(metadata, variables, config.retrieve, modalities)
-        manifest["output"]["dimension"] = dimension
-        manifest["platforms"] = list(PLATFORMS)
-        for modality, (name, content) in programs.items():
+    example = {"height": size[0], "width": size[1], "modality": modalities[0]}
+    for kind, write in (("stablehlo", _stablehlo), ("onnx", _onnx)):
+        if kind not in formats:
+            continue
+        artifacts = {}
+        for modality, (name, content) in _programs(kind, write, metadata, variables, config, modalities).items():
             files[name] = content
             digest = hashlib.sha256(content).hexdigest()
-            manifest["artifacts"][modality] = {"file": name, "sha256": digest, "bytes": len(content)}
-        example = EXAMPLE_OF_JAX.format(name=JAX_EXAMPLE, height=size[0], width=size[1], modality=modalities[0])
-        files[JAX_EXAMPLE] = example.encode()
+            artifacts[modality] = {"file": name, "sha256": digest, "bytes": len(content)}
+        if kind == "stablehlo":
+            manifest |= {"artifacts": artifacts, "platforms": list(PLATFORMS)}
+            files[JAX_EXAMPLE] = EXAMPLE_OF_JAX.format(name=JAX_EXAMPLE, **example).encode()
+        else:
+            manifest["onnx"] = {"opset": OPSET, "input": "images", "output": "features", "artifacts": artifacts}
+            files[ONNX_EXAMPLE] = EXAMPLE_OF_ONNX.format(name=ONNX_EXAMPLE, **example).encode()
+    manifest["output"]["dimension"] = _length(metadata, variables, config)
     if "safetensors" in formats:
-        files[WEIGHTS], manifest["weights"] = _weights(metadata, variables)
+        files[WEIGHTS], manifest["weights"] = pack_weights(metadata, variables)
         files[NUMPY_EXAMPLE] = EXAMPLE_OF_NUMPY.format(name=NUMPY_EXAMPLE, weights=WEIGHTS).encode()
     manifest["files"] = sorted([*files, MANIFEST])
     _write(folder, earlier, {**files, MANIFEST: (json.dumps(manifest, indent=2) + "\n").encode()})
@@ -144,54 +112,72 @@ def export_embedder(
 
 
 def _programs(
-    metadata: Metadata, variables: Mapping[str, Any], settings: RetrieveConfig, modalities: Sequence[str]
-) -> tuple[dict[str, tuple[str, bytes]], int]:
-    """Modality -> (file name, serialised program), and D: the length of a feature."""
-    network = Network.of(metadata.config, metadata.num_classes)
-    embed, (height, width) = make_embed(network, settings), metadata.config.data.image_size
-    (batch,) = jax_export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.uint8)
-    apart = depends_on_modality(network, settings)
+    kind: str,
+    write: Callable[..., tuple[bytes, Callable[[np.ndarray], Any]]],
+    metadata: Metadata,
+    variables: Mapping[str, Any],
+    config: Config,
+    modalities: Sequence[str],
+) -> dict[str, tuple[str, bytes]]:
+    """Modality -> (file name, serialised program): one for both where the network treats them alike."""
+    network = Network.of(config, metadata.num_classes)
+    apart = depends_on_modality(network, config.retrieve)
     made: dict[int, tuple[str, bytes]] = {}
-    programs, dimension = {}, 0
+    programs = {}
     for name in modalities:
         number = MODALITIES.index(name) if apart else 0
         if number not in made:
-            function = jax.jit(lambda x, number=number: embed(variables, x, number))
-            exported = jax_export.export(function, platforms=PLATFORMS)(images)
-            dimension = int(exported.out_avals[0].shape[-1])
-            content = bytes(exported.serialize())
-            _verify(content, function, (height, width), name)
-            made[number] = (f"embed_{name}.stablehlo" if apart else "embed.stablehlo", content)
+            content, run = write(metadata, variables, config, number)
+            _verify(kind, run, _embed(metadata, variables, config, number, exact=kind == "onnx"), config, name)
+            made[number] = (f"embed_{name}.{kind}" if apart else f"embed.{kind}", content)
         programs[name] = made[number]
-    return programs, dimension
+    return programs
 
 
-def _verify(content: bytes, function: Any, size: tuple[int, int], modality: str) -> None:
-    """What was serialised computes what the network does."""
-    images = np.random.default_rng(0).integers(0, 256, (3, *size, 3), np.uint8)
-    found, expected = jax_export.deserialize(bytearray(content)).call(images), function(images)
-    difference = float(jnp.abs(found - expected).max())
+def _embed(
+    metadata: Metadata, variables: Mapping[str, Any], config: Config, modality: int, *, exact: bool = False
+) -> Callable[[Any], Any]:
+    """(N, H, W, 3) uint8 to (N, D) float32 by the network; `exact` in float32 whatever it was trained in."""
+    config = vary(config, {"network.dtype": "float32"}) if exact else config
+    embed = make_embed(Network.of(config, metadata.num_classes), config.retrieve)
+    return jax.jit(lambda images: embed(variables, images, modality))
+
+
+def _length(metadata: Metadata, variables: Mapping[str, Any], config: Config) -> int:
+    """D, of a feature."""
+    images = jax.ShapeDtypeStruct((1, *config.data.image_size, 3), jnp.uint8)
+    return int(jax.eval_shape(_embed(metadata, variables, config, 0), images).shape[1])
+
+
+def _stablehlo(
+    metadata: Metadata, variables: Mapping[str, Any], config: Config, modality: int
+) -> tuple[bytes, Callable[[np.ndarray], Any]]:
+    (batch,) = jax_export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, *config.data.image_size, 3), jnp.uint8)
+    function = jax.jit(_embed(metadata, variables, config, modality))
+    exported = jax_export.export(function, platforms=PLATFORMS)(images)
+    content = bytes(exported.serialize())
+    return content, jax_export.deserialize(bytearray(content)).call
+
+
+def _onnx(
+    metadata: Metadata, variables: Mapping[str, Any], config: Config, modality: int
+) -> tuple[bytes, Callable[[np.ndarray], Any]]:
+    said = {"what": WHAT, "fingerprint": metadata.fingerprint, "more": f"{MANIFEST} beside this file"}
+    content = to_onnx(config, metadata.num_classes, variables, modality, said)
+    return content, functools.partial(run_onnx, content)
+
+
+def _verify(
+    kind: str, run: Callable[[np.ndarray], Any], embed: Callable[[Any], Any], config: Config, modality: str
+) -> None:
+    """What was written computes what the network does."""
+    images = np.random.default_rng(0).integers(0, 256, (3, *config.data.image_size, 3), np.uint8)
+    found, expected = np.asarray(run(images)), np.asarray(embed(images))
+    difference = float(np.abs(found - expected).max())
     # bfloat16 rounds differently wherever the compiler fuses differently, and no file can be held to more than that.
-    if not difference <= TOLERANCE * max(1.0, float(jnp.abs(expected).max())):
-        raise BdfError(f"export: the {modality} program differs from the network by {difference:.2g}; nothing written")
-
-
-def _weights(metadata: Metadata, variables: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
-    """The safetensors file, and what the manifest says of it."""
-    from safetensors.numpy import save
-
-    flat = {
-        "/".join(str(getattr(key, "key", key)) for key in path): np.ascontiguousarray(leaf, dtype=np.float32)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(dict(variables))
-    }
-    described = {
-        "file": WEIGHTS,
-        "names": "collection/module/.../array: params are what is learned, batch_stats the running statistics",
-        "layout": "float32; convolution kernels (height, width, in, out), dense kernels (in, out), NHWC images",
-        "arrays": {name: list(array.shape) for name, array in sorted(flat.items())},
-    }
-    return save(flat, {"format": "flax", "fingerprint": metadata.fingerprint}), described
+    if not difference <= TOLERANCE[kind] * max(1.0, float(np.abs(expected).max())):
+        raise BdfError(f"export: the {modality} {kind} differs from the network by {difference:.2g}; nothing written")
 
 
 def _manifest(metadata: Metadata, settings: RetrieveConfig, step: int) -> dict[str, Any]:
@@ -205,6 +191,8 @@ def _manifest(metadata: Metadata, settings: RetrieveConfig, step: int) -> dict[s
     return {
         "what": WHAT,
         "jax": jax.__version__,
+        "exported": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "ages": AGES,
         "trained": {
             "dataset": config.data.dataset,
             "synthetic": not config.data.root and not metadata.converted,
@@ -213,6 +201,7 @@ def _manifest(metadata: Metadata, settings: RetrieveConfig, step: int) -> dict[s
             "step": step,
             "identities": metadata.num_classes,
             "fingerprint": metadata.fingerprint,
+            **({"converted": metadata.converted} if metadata.converted else {}),
         },
         "input": {
             "dtype": "uint8",
@@ -245,16 +234,16 @@ def _manifest(metadata: Metadata, settings: RetrieveConfig, step: int) -> dict[s
 
 def _earlier(folder: Path) -> set[str]:
     """Names of the files of an earlier export in the folder; empty where there is none."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return set()
     try:
-        manifest = dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-        if manifest["what"] != WHAT:
-            return set()
         # One without a list of its files is of an older version, which wrote the examples beside what they read.
         described = [manifest.get("weights"), *dict(manifest["artifacts"]).values()]
         names = [about["file"] for about in described if about]
         examples = [JAX_EXAMPLE] * bool(manifest["artifacts"]) + [NUMPY_EXAMPLE] * (WEIGHTS in names)
         names = [str(name) for name in manifest.get("files", [*names, *examples, MANIFEST])]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return set()
     return {name for name in names if name in POSSIBLE}
 

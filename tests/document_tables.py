@@ -58,6 +58,7 @@ NOT_RUN = (
         r"=runs/agw\b",
         "needs a published file, which nobody may hand on; tests/models/test_published.py converts some like it",
     ),
+    (r"--format=onnx", "needs packages of an extra; tests/commands/test_export.py runs it where they are"),
     (r"^gcloud ", "needs a TPU pod"),
     (r"^srun ", "needs a SLURM cluster"),
     (r"--coordinator=", "waits for the other process; tests/training/test_processes.py starts both"),

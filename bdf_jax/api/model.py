@@ -22,7 +22,8 @@ from bdf_jax.api import show
 from bdf_jax.api.folders import from_here, join
 from bdf_jax.api.pictures import Images, gather, pillow_silent
 from bdf_jax.api.warned import check_some_left, warn_of
-from bdf_jax.checkpoints import Metadata, load_variables
+from bdf_jax.archive import load_network
+from bdf_jax.checkpoints import Metadata
 from bdf_jax.config import Retrieved, vary
 from bdf_jax.data.images import cores
 from bdf_jax.data.levels import Levels
@@ -59,11 +60,11 @@ def load(
     flip_tta: bool | None = None,
     batch_size: int | None = None,
 ) -> Model:
-    """A trained network from its work folder or from one of its checkpoints, whatever machine it was trained on.
+    """A trained network from its work folder, one of its checkpoints or an export, whatever machine it was trained on.
 
     Args:
-      workdir: of a training run, its `checkpoints` folder, or one checkpoint; or a file that the authors of a method
-        published (see `published.convert`).
+      workdir: of a training run, its `checkpoints` folder, one checkpoint, or an export that has its weights; or a file
+        that the authors of a method published (see `published.convert`).
       step: which checkpoint; None: the best on the validation identities where there was validation, else the last.
       feature: after or before the neck; None: as in training. Likewise:
       use: which views represent an image, see `make_embed`.
@@ -74,7 +75,7 @@ def load(
       BdfError: no such folder, no checkpoint in it, a damaged one, or a wrong setting.
     """
     avoid_wrong_sums()
-    metadata, variables, found = _read(workdir, step)
+    metadata, variables, found = load_network(workdir, step)
     given = {
         "retrieve.feature": feature,
         "retrieve.use": use,
@@ -86,17 +87,6 @@ def load(
     check_fitted(config.retrieve.feature, variables, workdir)
     source = os.path.abspath(local_path(workdir))
     return Model(dataclasses.replace(metadata, config=config), variables, found, source)
-
-
-def _read(path: str | os.PathLike[str], step: int | None) -> tuple[Metadata, Mapping[str, Any], int]:
-    if not os.path.isfile(local_path(path, expected="the path of a work folder or a checkpoint")):
-        return load_variables(path, step)
-    from bdf_jax.published import convert  # readers of foreign files, rarely needed
-
-    if step:
-        raise BdfError(f"{path}: a published file holds one network; leave step {step} out")
-    converted = convert(path)
-    return converted.metadata, converted.variables, 0
 
 
 class Model:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -13,9 +14,11 @@ import pytest
 import small
 from safetensors.numpy import load_file
 
+import bdf_jax
 from bdf_jax.__main__ import main
 from bdf_jax.checkpoints import Checkpoints, Metadata, load_variables
 from bdf_jax.config import DataConfig, vary
+from bdf_jax.errors import BdfError
 from bdf_jax.evaluation.features import make_embed
 from bdf_jax.export import WHAT
 from bdf_jax.models import Network
@@ -149,6 +152,93 @@ def test_the_weights_are_those_of_the_checkpoint_and_numpy_alone_reads_them(trai
     assert lines == [f"{name} {array.shape} {array.mean():.6g}" for name, array in sorted(stored.items())]
 
 
+@pytest.mark.long
+def test_an_export_with_weights_is_loaded_and_exported_again_when_its_programs_have_expired(trained, tmp_path, capsys):
+    """A program of operations that JAX no longer reads, as one is that was written long ago."""
+    out, images = tmp_path / "out", np.random.default_rng(0).integers(0, 256, (2, *SIZE, 3), np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    export(capsys, trained["shared"], out, "--format=stablehlo,safetensors")
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert "about six months" in manifest["ages"]
+    assert "weights.safetensors" in manifest["ages"]
+    program = out / "embed.stablehlo"
+    assert b"convolution_v" in program.read_bytes()
+    program.write_bytes(re.sub(rb"convolution_v\d", b"convolution_v0", program.read_bytes()))
+    run = subprocess.run(
+        [sys.executable, out / "embed_example.py", tmp_path / "images.npy", tmp_path / "f.npy"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 1
+    assert "Traceback" not in run.stderr
+    assert f"was written on {manifest['exported']} by JAX {jax.__version__}" in run.stderr
+    assert "write the program again from the run or from weights.safetensors" in run.stderr
+    kept = bdf_jax.load(out).embed(images, "infrared", progress=False)
+    np.testing.assert_allclose(kept, expected(trained["shared"], images, 1), atol=1e-6)
+    assert export(capsys, out, tmp_path / "again")[0] == 0
+    in_a_fresh_process(tmp_path / "again" / "embed_example.py", tmp_path / "images.npy", tmp_path / "f.npy")
+    np.testing.assert_allclose(np.load(tmp_path / "f.npy"), kept, atol=1e-5)
+
+
+def test_what_is_not_a_whole_archive_is_refused_by_name(trained, tmp_path, capsys):
+    def refusal(**options):
+        with pytest.raises(BdfError) as caught:
+            bdf_jax.load(out, **options)
+        return str(caught.value)
+
+    out = tmp_path / "out"
+    _, printed, _ = export(capsys, trained["shared"], out)
+    assert "note: JAX reads a StableHLO program for about six months" in printed
+    assert "holds programs alone (embed.stablehlo)" in refusal()
+    assert "--format=stablehlo,safetensors" in refusal()
+    export(capsys, trained["shared"], out, "--format=safetensors")
+    assert "is of step 7, and of no other; found step=3" in refusal(step=3)
+    manifest, weights = (out / "manifest.json").read_text(), (out / "weights.safetensors").read_bytes()
+    (out / "weights.safetensors").write_bytes(weights[:-1] + b"?")
+    assert "its checksum differs" in refusal()
+    (out / "weights.safetensors").write_bytes(weights[:100])
+    assert "missing or damaged" in refusal()
+    (out / "weights.safetensors").write_bytes(weights)
+    (out / "manifest.json").write_text(manifest.replace('"identities": 5', '"identities": 6'))
+    assert "another shape or not of it: params/classifier/kernel" in refusal()
+    (out / "manifest.json").write_text(manifest.replace('"kind": "Tiny"', '"kind": "antigravity:Trunk"'))
+    assert "parts of a file of its author (antigravity:Trunk)" in refusal()
+    assert "antigravity" not in sys.modules
+
+
+@pytest.mark.parametrize(("name", "use"), [("shared", "--flip-tta"), ("apart", "--feature=both")])
+def test_onnx_runtime_computes_what_the_network_does(trained, tmp_path, capsys, name, use):
+    pytest.importorskip("onnx", reason="an extra: pip install onnx onnxruntime")
+    pytest.importorskip("onnxruntime", reason="an extra: pip install onnx onnxruntime")
+    out, images = tmp_path / "out", np.random.default_rng(0).integers(0, 256, (5, *SIZE, 3), np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    code, printed, err = export(capsys, trained[name], out, "--format=onnx", use)
+    assert code == 0, err
+    manifest = json.loads((out / "manifest.json").read_text())
+    settings = {"flip_tta": True} if use == "--flip-tta" else {"feature": "both"}
+    for number, modality in enumerate(("visible", "infrared")):
+        in_a_fresh_process(out / "onnx_example.py", tmp_path / "images.npy", tmp_path / "f.npy", modality)
+        found = np.load(tmp_path / "f.npy")
+        np.testing.assert_allclose(found, expected(trained[name], images, number, **settings), atol=1e-4, rtol=0)
+        assert found.shape == (5, manifest["output"]["dimension"])
+    assert f"(N, {found.shape[1]}) float32 out" in printed
+
+
+def test_what_onnx_is_not_written_of_is_named(trained, tmp_path, capsys):
+    pytest.importorskip("onnx", reason="an extra: pip install onnx onnxruntime")
+    pytest.importorskip("onnxruntime", reason="an extra: pip install onnx onnxruntime")
+    code, _, err = export(capsys, trained["shared"], tmp_path / "out", "--format=onnx", "--use=sum4")
+    assert code == 1
+    assert "has --use=sum4, which is not written there; --format=stablehlo,safetensors has all of it" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_onnx_without_its_packages_says_what_to_install(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    code, _, err = export(capsys, trained["shared"], tmp_path / "out", "--format=onnx")
+    assert code == 1
+    assert "pip install onnx onnxruntime" in err
+
+
 def test_exporting_again_replaces_and_leaves_nothing_of_before(trained, tmp_path, capsys):
     out = tmp_path / "out"
     export(capsys, trained["apart"], out, "--format=stablehlo,safetensors")
@@ -202,7 +292,7 @@ def test_what_cannot_be_exported_is_refused_by_name(trained, tmp_path, capsys):
         assert not (tmp_path / "out").exists()
         return err
 
-    assert "expected some of stablehlo, safetensors, found onnx; there is no ONNX" in refusal("--format=onnx")
+    assert "expected some of stablehlo, safetensors, onnx, found coreml" in refusal("--format=coreml")
     assert "--modality: expected some of visible, infrared, found thermal" in refusal("--modality=thermal")
     assert "no such folder" in refusal(workdir=tmp_path / "nowhere")
     assert "no checkpoint of step 3; there are 7" in refusal("--step=3")
