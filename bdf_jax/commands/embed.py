@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument("--images", required=True, nargs="+", metavar="PATH", help="folders and image files")
     parser.add_argument("--modality", required=True, help="of the images: visible or infrared")
-    parser.add_argument("--out", required=True, metavar="FILE.npz", help="written when all images are embedded")
+    what = "FILE.npz for evaluate and NumPy; FILE.npy (names and ids in FILE.csv) or FILE.parquet for vector databases"
+    parser.add_argument("--out", required=True, metavar="FILE", help=what)
     parser.add_argument("--ids", default="", metavar="FILE.csv", help="columns name and id; default: names of folders")
 
 
@@ -53,6 +54,7 @@ def add_level_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Embeds the images and writes `features`, `names`, `ids`, `modality` and what is known of them."""
     from bdf_jax.api.model import modality_number
+    from bdf_jax.commands.feature_formats import SUFFIXES, check_format, write_features
     from bdf_jax.evaluation.features import similarity_of
     from bdf_jax.output import check_output, replaced
     from bdf_jax.paths import check_local
@@ -62,9 +64,15 @@ def run(arguments: argparse.Namespace) -> None:
     check_local("--images", arguments.images)
     check_local("--ids", [arguments.ids])
     out = check_output(arguments.out, "--out")
+    check_format(out)
     model = load_model(arguments)
     gallery = embed_named(model, arguments.images, arguments)
     known: dict[str, Any] = {"similarity": similarity_of(model.config.retrieve), **model.settings}
+    if out.suffix in SUFFIXES:
+        files = write_features(out, gallery.features_ND, gallery.names, gallery.ids, arguments.modality, known)
+        told = " and ".join(map(str, files))
+        print(f"{told}: {len(gallery):,} images, {gallery.features_ND.shape[1]} numbers each")
+        return
     matches = [CAMERA_AND_IDENTITY.fullmatch(name) for name in gallery.names.tolist()]
     if all(matches):
         known |= {"cams": np.array([int(match[1]) for match in matches if match], np.int32)}

@@ -1,5 +1,6 @@
 """`python -m bdf_jax embed` and `search`, as they are typed."""
 
+import csv
 import json
 import os
 import shutil
@@ -35,6 +36,39 @@ def test_embed_writes_what_the_model_embeds(model, run, people, tmp_path, capsys
         assert (str(found["similarity"]), str(found["use"]), str(found["feature"])) == ("cosine", "base", "embedding")
         assert not {"pids", "cams"} & set(found)  # nobody said
     assert os.listdir(out.parent) == ["features.npz"]
+
+
+def test_embed_writes_an_array_with_its_names_beside_it(model, run, people, tmp_path):
+    out = tmp_path / "features.npy"
+    assert bdf("embed", model=run, images=people, modality="infrared", out=out) == 0
+    np.testing.assert_allclose(np.load(out), model.embed(people, "infrared", progress=False), atol=1e-6)
+    with (tmp_path / "features.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["row"] for row in rows] == [str(row) for row in range(10)]
+    assert [row["name"] for row in rows] == [os.path.relpath(path, people) for path in model.paths(people)]
+    assert {row["id"] for row in rows} == {f"person {n}" for n in range(5)}
+
+
+def test_a_table_goes_into_a_vector_database_by_the_recipe(model, run, people, tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow", reason="optional: pip install pyarrow")
+    pytest.importorskip("lancedb", reason="optional: pip install lancedb")
+    monkeypatch.chdir(tmp_path)
+    assert bdf("embed", model=run, images=people, modality="visible", out="people.parquet") == 0
+    assert bdf("embed", model=run, images=people / "person 3" / "0.jpg", modality="infrared", out="query.npy") == 0
+    document = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
+    recipe = document.partition("```text\nimport lancedb")[2].partition("```")[0]
+    assert len(recipe.splitlines()) <= 10
+    found = {}
+    exec("import lancedb" + recipe, found)
+    expected = model.gallery(people).search(people / "person 3" / "0.jpg", k=5)
+    assert [row["name"] for row in found["nearest"]] == expected.names.tolist()
+    np.testing.assert_allclose([1 - row["_distance"] for row in found["nearest"]], expected.scores, atol=1e-5)
+
+
+def test_a_table_without_its_package_says_what_to_install(run, people, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert bdf("embed", model=run, images=people, modality="visible", out=tmp_path / "people.parquet") == 1
+    assert "pip install pyarrow" in capsys.readouterr().err
 
 
 def test_what_the_names_tell_makes_the_file_one_for_evaluate(model, run, people, tmp_path):
