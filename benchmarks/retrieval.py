@@ -6,11 +6,16 @@ The galleries are written to a temporary folder (float32: 2 GB for a million 512
 `numpy.memmap`. The memory is the most that this process held during the search, without file pages but with Python and
 JAX themselves: it must not grow with the gallery. Some queries are searched again in plain NumPy; exit code 1 on
 disagreement.
+
+float32 galleries are searched in memory, too, all queries at once and one alone: beside FAISS's flat index, where
+`faiss-cpu` is installed (in turns, medians, ratios above 1 where FAISS takes longer), and as `Gallery.search` does it,
+the embedding of the query included. `GB_per_s` is how fast the gallery passes by.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import tempfile
 import threading
@@ -35,6 +40,8 @@ BLOCK = flags.DEFINE_integer("block", 8192, "Gallery rows of a device at a time.
 FOLDER = flags.DEFINE_string("folder", "", "Where the galleries are written; default: a temporary folder.")
 JSON = flags.DEFINE_string("json", "", "Write the table to this file.")
 
+REPEATS = flags.DEFINE_integer("repeats", 5, "Turns of each search in memory; the median counts.")
+
 CHECKED = 8  # queries that plain NumPy searches too
 
 
@@ -51,7 +58,15 @@ def main(_: Sequence[str]) -> int:
         for dtype in DTYPES.value:
             for size in map(int, SIZES.value):
                 rows.append(_measured(Path(folder) / "gallery", size, np.dtype(dtype), queries_QD))
-    show(f"{jax.devices()[0].device_kind} x {jax.local_device_count()}, JAX {jax.__version__}", rows)
+    beside = []
+    for size in map(int, SIZES.value if "float32" in DTYPES.value else ()):
+        gallery_GD = _features(np.random.default_rng(0), size)
+        beside += [_beside(gallery_GD, queries_QD[:count]) for count in sorted({1, len(queries_QD)})]
+        beside.append(_as_called(gallery_GD))
+    title = f"{jax.devices()[0].device_kind} x {jax.local_device_count()}, JAX {jax.__version__}"
+    for part in filter(None, (rows, beside)):
+        show(title, part)
+    rows += beside
     if JSON.value:
         write_json(JSON.value, rows)
     return 0 if all(row["agrees"] for row in rows) else 1
@@ -83,6 +98,7 @@ def _measured(path: Path, size: int, dtype: np.dtype, queries_QD: np.ndarray) ->
     expected_CK = _plain(queries_QD[:checked], gallery_GD)
     found_CK = np.einsum("cd,ckd->ck", queries_QD[:checked], gallery_GD[rows_QK[:checked]].astype(np.float32))
     return {
+        "search": "on disk",
         "gallery": size,
         "dtype": dtype.name,
         "gallery_MiB": size * DIMENSIONS.value * dtype.itemsize / 2**20,
@@ -99,12 +115,78 @@ def _measured(path: Path, size: int, dtype: np.dtype, queries_QD: np.ndarray) ->
     }
 
 
+def _beside(gallery_GD: np.ndarray, queries_QD: np.ndarray) -> dict[str, Any]:
+    """Searches in memory, in turns with FAISS where it is installed."""
+    from bdf_jax.evaluation import top_k
+
+    k = min(K.value, len(gallery_GD))
+    searches = {"ours": lambda: top_k(queries_QD, gallery_GD, k, block=BLOCK.value)}
+    with contextlib.suppress(ImportError):
+        import faiss
+
+        index = faiss.IndexFlatIP(gallery_GD.shape[1])
+        index.add(gallery_GD)
+        faiss.omp_set_num_threads(len(os.sched_getaffinity(0)))
+        searches["faiss"] = lambda: index.search(queries_QD, k)
+    found = {name: search()[0] for name, search in searches.items()}  # compiles, and warms the caches
+    seconds = {name: [] for name in searches}
+    for _ in range(REPEATS.value):
+        for name, search in searches.items():
+            start = time.perf_counter()
+            search()
+            seconds[name].append(time.perf_counter() - start)
+    row: dict[str, Any] = {
+        "search": "in memory",
+        "gallery": len(gallery_GD),
+        "queries": len(queries_QD),
+        "seconds": float(np.median(seconds["ours"])),
+        "GB_per_s": gallery_GD.nbytes / 1e9 / float(np.median(seconds["ours"])),
+        "faiss_seconds": None,
+        "faiss_to_ours": None,
+        "agrees": bool(np.allclose(found["ours"][:CHECKED], _plain(queries_QD[:CHECKED], gallery_GD), atol=1e-5)),
+    }
+    if "faiss" in searches:
+        row["faiss_seconds"] = float(np.median(seconds["faiss"]))
+        row["faiss_to_ours"] = float(np.median(np.divide(seconds["faiss"], seconds["ours"])))
+        row["agrees"] &= bool(np.allclose(found["ours"], found["faiss"], atol=1e-5))
+    return row
+
+
+def _as_called(gallery_GD: np.ndarray) -> dict[str, Any]:
+    """One image a call by `Gallery.search`, with a small network that nobody trained."""
+    from bdf_jax.api.gallery import Gallery
+    from bdf_jax.api.model import Model
+    from bdf_jax.checkpoints import Metadata
+    from bdf_jax.config import DataConfig
+    from bdf_jax.method import experiment
+    from bdf_jax.models import Network, initial_variables
+    from bdf_jax.models.heads import Project
+    from bdf_jax.models.trunk import Tiny
+
+    size, small = (32, 16), {"network.trunk": Tiny(), "network.neck": Project(gallery_GD.shape[1])}
+    config = experiment("base_derivative", "demo", data=DataConfig(), replaces={**small, "data.image_size": size})
+    model = Model(Metadata(config, "", 4), initial_variables(Network.of(config, 4), 0, size), 0, "")
+    names = np.arange(len(gallery_GD)).astype(str)
+    gallery = Gallery(model, gallery_GD, names, names, "visible")
+    image = np.random.default_rng(2).integers(0, 256, (*size, 3), np.uint8)
+    k = min(K.value, len(gallery))
+    gallery.search(image, k)  # compiles
+    seconds = []
+    for _ in range(REPEATS.value):
+        start = time.perf_counter()
+        gallery.search(image, k)
+        seconds.append(time.perf_counter() - start)
+    called = float(np.median(seconds))
+    known = {"gallery": len(gallery), "queries": 1, "seconds": called, "GB_per_s": gallery_GD.nbytes / 1e9 / called}
+    return {"search": "Gallery.search", **known, "faiss_seconds": None, "faiss_to_ours": None, "agrees": True}
+
+
 def _plain(queries_CD: np.ndarray, gallery_GD: np.ndarray) -> np.ndarray:
     parts = [
         queries_CD @ gallery_GD[start : start + 50_000].astype(np.float32).T
         for start in range(0, len(gallery_GD), 50_000)
     ]
-    return -np.sort(-np.concatenate(parts, axis=1), axis=1)[:, : K.value]
+    return -np.sort(-np.concatenate(parts, axis=1), axis=1)[:, : min(K.value, len(gallery_GD))]
 
 
 @contextlib.contextmanager
