@@ -179,6 +179,26 @@ class Branch(Maker):
     branch: int = 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Itself(Maker):
+    """The parent once more: with `detach`, a made image that passes no gradient to its maker."""
+
+    def module(self, name: str, network: nn.Module) -> nn.Module:
+        """See `Maker.module`."""
+        return _Same(name=name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixed(Maker):
+    """No image: the pooled map of the parent beside what a code says of another view; see `network.mixture`.
+
+    Attributes:
+      with_: the other view.
+    """
+
+    with_: str
+
+
 class _Pixelwise(nn.Module):
     hidden: int
     init_: str
@@ -279,8 +299,8 @@ def check_channels(path: str, channels: Channels) -> None:
 
 
 def late(name: str, views: Mapping[str, View]) -> bool:
-    """Whether a view is made in the middle of the trunk."""
-    return name in views and isinstance(views[name].by, Branch)
+    """Whether a view is made of features, in the middle of the trunk or behind it."""
+    return name in views and isinstance(views[name].by, (Branch, Mixed))
 
 
 def parents(name: str, views: Mapping[str, View]) -> tuple[str, ...]:

@@ -64,6 +64,28 @@ class Shifted(Auxiliary):
 
 
 @dataclasses.dataclass(frozen=True)
+class Linearly(Auxiliary):
+    """A feature times a matrix (N, M, S, features), with an offset: what is ranked and not retrieved by.
+
+    Attributes:
+      of: "embedding", "pooled", or what a part before this one gives.
+      features: of the result.
+    """
+
+    of: str = "embedding"
+    features: int = 1024
+
+    def module(self, name: str, network: nn.Module) -> nn.Module:
+        """See `Auxiliary.module`."""
+        return _Linearly(self.of, self.features, name=name)
+
+    def check(self, path: str, features: tuple[str, ...]) -> None:
+        """See `Auxiliary.check`."""
+        check_names(f"{path}.of", [self.of], features)
+        at_least(f"{path}.features", self.features, 1)
+
+
+@dataclasses.dataclass(frozen=True)
 class Exchanged(Auxiliary):
     """Scores of features by the classifier of their own base, and by a slow copy of the other base's.
 
@@ -101,6 +123,15 @@ class _Shifted(nn.Module):
         x = nn.LayerNorm(epsilon=1e-5, name="norm")(mean + jax.nn.softmax(mean))
         wide = nn.Dense(self.factor * x.shape[-1], kernel_init=small, name="wide")(x)
         return nn.Dense(x.shape[-1], kernel_init=small, name="narrow")(nn.gelu(wide, approximate=False))
+
+
+class _Linearly(nn.Module):
+    of: str
+    features: int
+
+    @nn.compact
+    def __call__(self, outputs: dict[str, Any], bases: tuple[int, ...]) -> jax.Array:
+        return nn.Dense(self.features, kernel_init=small, name="matrix")(outputs[self.of])
 
 
 class _Exchanged(nn.Module):

@@ -6,10 +6,13 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any
 
+import flax.linen as nn
 import jax
 
 from bdf_jax.models.layers_adain import StyleEncoder, halved
 from bdf_jax.models.metrics import WORDS
+from bdf_jax.models.resnet import STAGES
+from bdf_jax.models.trunk import ResNet, Trunk
 from bdf_jax.parts import Family
 from bdf_jax.pixels import signed
 from bdf_jax.views import base_of
@@ -66,6 +69,57 @@ class Style(Code):
         for _ in range(self.smaller):
             images = halved(images)
         return made.network.shared(specific(made, name, view), make)(images)
+
+
+@dataclasses.dataclass(frozen=True)
+class Attribute(Code):
+    """(N, D): the mean of the last map of a trunk of its own, for each base; views that are made pass like in `Begun`.
+
+    Attributes:
+      trunk: of it.
+    """
+
+    trunk: Trunk = ResNet(50)
+
+    def __call__(self, made: Making, name: str, view: str) -> jax.Array:
+        """See `Code`."""
+        place = specific(made, name, view)
+        make = functools.partial(_Pooled, self.trunk, made.network.axis_name)
+        return made.passed(place, make, made.pixels(view)[:, None], view)[:, 0].mean((1, 2))
+
+
+@dataclasses.dataclass(frozen=True)
+class Section(Code):
+    """(N, groups, n): the same section of every group of numbers of another code.
+
+    Attributes:
+      of: the other code, (N, D).
+      start: of the section, as a share of a group.
+      stop: where it ends.
+      groups: into which D is cut.
+    """
+
+    of: str
+    start: float
+    stop: float
+    groups: int = 4
+
+    def __call__(self, made: Making, name: str, view: str) -> jax.Array:
+        """See `Code`."""
+        whole = made.code(self.of, view)
+        grouped = whole.reshape(len(whole), self.groups, -1)
+        return grouped[..., round(self.start * grouped.shape[-1]) : round(self.stop * grouped.shape[-1])]
+
+
+class _Pooled(nn.Module):
+    trunk: Trunk
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        for stage in range(self.trunk.stages):
+            x = self.trunk.stage(stage, axis_name=self.axis_name, name=STAGES[stage])(x, train=train)
+        return x
 
 
 def specific(made: Making, name: str, view: str) -> str:

@@ -48,17 +48,19 @@ class ResidualScales(Critic):
       width: channels of the first layers; then twice as many.
       blocks: residual blocks.
       slope: of the activations below 0.
+      smaller: how often an image is halved before.
     """
 
     scales: int = 3
     width: int = 32
     blocks: int = 4
     slope: float = 0.3
+    smaller: int = 0
     of: Literal["pixels"] = dataclasses.field(default="pixels", kw_only=True)
 
     def module(self, name: str | None) -> nn.Module:
         """See `Critic`: (N, H, W, 3) to a list of (N, H', W', 1), one a scale."""
-        return _ResidualScales(self.scales, self.width, self.blocks, self.slope, name=name)
+        return _ResidualScales(self.scales, self.width, self.blocks, self.slope, self.smaller, name=name)
 
 
 class _StridedScales(nn.Module):
@@ -85,6 +87,7 @@ class _ResidualScales(nn.Module):
     width: int
     blocks: int
     slope: float
+    smaller: int = 0
 
     @nn.compact
     def __call__(self, images: jax.Array) -> list[jax.Array]:
@@ -92,6 +95,8 @@ class _ResidualScales(nn.Module):
             return nn.leaky_relu(x, self.slope)
 
         w, found = self.width, []
+        for _ in range(self.smaller):
+            images = halved(images)
         for scale in range(self.scales):
             x = images if scale == 0 else (images := halved(images))
             for i, (width, kernel, stride) in enumerate(((w, 1, 1), (w, 3, 1), (w, 3, 2), (w, 3, 1), (2 * w, 3, 2))):

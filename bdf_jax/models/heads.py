@@ -77,6 +77,27 @@ class Pool:
 
 
 @dataclasses.dataclass(frozen=True)
+class Mixture:
+    """The pooled map p and a code t of the view side by side: [min(w, 1) p / |p|, max(1 - w, 0) t / |t|], w learned.
+
+    Source: Choi et al., CVPR 2020 (Hi-CMD).
+
+    Attributes:
+      code: its name in `network.codes`.
+      start: of w.
+    """
+
+    code: str
+    start: float = 0.5
+
+    def __call__(self, module: nn.Module, pooled_NMD: jax.Array, codes_NME: jax.Array) -> jax.Array:
+        """(N, M, D) and (N, M, E) to (N, M, D + E)."""
+        w = module.param("mixture_weight", nn.initializers.constant(self.start), ())
+        sides = (jnp.minimum(w, 1) * unit(pooled_NMD), jnp.maximum(1 - w, 0) * unit(codes_NME))
+        return jnp.concatenate(sides, -1)
+
+
+@dataclasses.dataclass(frozen=True)
 class Neck(Family):
     """What makes the embedding of the pooled feature; one for each stripe."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import flax.linen as nn
@@ -78,10 +78,20 @@ class Making:
         x = x[:, None]
         for stage in range(stages):
             name, module = self.network.stage_of(stage, view)
-            variables = {kind: tree[name] for kind, tree in self.network.variables.items() if name in tree}
-            run = functools.partial(_alone, module, self.train)
-            x = (jax.checkpoint(run) if self.train and self.network.config.remat == "stage" else run)(variables, x)
+            x = self._still(name, module, x)
         return x[:, 0]
+
+    def passed(self, name: str, make: Callable[..., nn.Module], x: jax.Array, view: str) -> jax.Array:
+        """What a part of the network gives for a view; running statistics move by views that enter the trunk alone."""
+        if view in self._together or not self.train or self.network.is_initializing():
+            return self.network.shared(name, lambda name: make(name=name))(x, train=self.train)  # type: ignore[operator]
+        return self._still(name, make(parent=None), x)
+
+    def _still(self, name: str, module: nn.Module, x: jax.Array) -> jax.Array:
+        """A part of the network as a function of its parameters: its running statistics stay as they are."""
+        variables = {kind: tree[name] for kind, tree in self.network.variables.items() if name in tree}
+        run = functools.partial(_alone, module, self.train)
+        return (jax.checkpoint(run) if self.train and self.network.config.remat == "stage" else run)(variables, x)
 
 
 def _alone(module: nn.Module, train: bool, variables: Mapping[str, Mapping], x: jax.Array) -> jax.Array:

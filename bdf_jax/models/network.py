@@ -11,17 +11,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bdf_jax.errors import BdfError, within
+from bdf_jax.errors import BdfError, check_names, within
 from bdf_jax.models.auxiliary import Auxiliary
 from bdf_jax.models.blocks import Block
 from bdf_jax.models.codes import Begun, Code
-from bdf_jax.models.heads import BNNeck, Critic, Head, Linear, Neck, Pool
+from bdf_jax.models.heads import BNNeck, Critic, Head, Linear, Mixture, Neck, Pool
 from bdf_jax.models.making import Making
 from bdf_jax.models.metrics import WORDS, Mapped, Metric
 from bdf_jax.models.resnet import STAGES
 from bdf_jax.models.trunk import ResNet, Trunk
 from bdf_jax.parts import Named
-from bdf_jax.views import BASES, View, ancestors, base_of, late, roots
+from bdf_jax.views import BASES, Branch, Mixed, View, ancestors, base_of, late, roots
 
 OUTPUTS = ("views", "pixels", "codes", "active", "map", "pooled", "embedding", "logits", "fitted")
 
@@ -36,6 +36,7 @@ class NetworkConfig:
     split_at: int = 0  # how many stages are specific to a base: 0 none, 1 the stem, ... 5 everything
     bn: Literal["shared", "per_view"] = "shared"  # one set of batch statistics, or one for each view
     pool: Pool = Pool()
+    mixture: Mixture | None = None  # a code beside the pooled map
     neck: Neck = BNNeck()
     heads: Named[Head] = Named(classifier=Linear())
     critics: Named[Critic] = Named()
@@ -52,6 +53,10 @@ class NetworkConfig:
         for name, block in self.blocks.items():
             within(f"network.blocks.{name}.after", block.after, 1, self.trunk.stages)
         self._check_begun()
+        if self.mixture:
+            check_names("network.mixture.code", [self.mixture.code], tuple(self.codes))
+            if not self.pool.join and self.pool.stripes > 1:
+                raise BdfError("network.mixture: stands beside one pooled vector; set network.pool.join=true")
         for name in self.auxiliary:
             if name in OUTPUTS:
                 raise BdfError(f"network.auxiliary.{name}: this is what an output of every network is called")
@@ -177,10 +182,13 @@ class Network(nn.Module):
                 if block.after == stage + 1:
                     x_NMHWC, inside = self._block(name, block, x_NMHWC, before, inside, names, train)
         if inside != names:
-            x_NMHWC = jnp.stack([x_NMHWC[:, inside.index(name)] for name in names], 1)
+            behind = {name: self.views[name].of for name in names if name not in inside}
+            x_NMHWC = jnp.stack([x_NMHWC[:, inside.index(behind.get(name, name))] for name in names], 1)
         bases = tuple(base_of(name, self.views) for name in names)
         # Of each stripe (N, M, D): the first of their parameters have no number where there is one stripe.
         pooled = self.config.pool(self, x_NMHWC.astype(jnp.float32))
+        if self.config.mixture:
+            pooled = [self._mixed(self.config.mixture, made, pooled, names)]
         ends = [str(s) if len(pooled) > 1 else "" for s in range(len(pooled))]
         norm = {"modalities": self._apart(names), "tables": len(self.inputs), "axis_name": self.axis_name}
         neck, heads = self.config.neck, self.config.heads
@@ -241,6 +249,12 @@ class Network(nn.Module):
             **where,
         )
 
+    def _mixed(self, mixture: Mixture, made: Making, pooled: list[jax.Array], names: tuple[str, ...]) -> jax.Array:
+        makers = [self.views[name].by if name in self.views else None for name in names]
+        seen = [by.with_ if isinstance(by, Mixed) else name for by, name in zip(makers, names, strict=True)]
+        codes = [made.code(mixture.code, view) for view in seen]
+        return mixture(self, pooled[0], jnp.stack([code.reshape(len(code), -1) for code in codes], 1))
+
     def _apart(self, names: tuple[str, ...]) -> tuple[int, ...] | None:
         """The place of each view in the tables of `BatchNorm`, where statistics are kept apart."""
         return None if self.config.bn == "shared" else tuple(self.inputs.index(name) for name in names)
@@ -259,8 +273,9 @@ class Network(nn.Module):
         settings = {"modalities": self._apart(inside), "tables": len(self.inputs), "axis_name": self.axis_name}
         made: Any = block.module(name, **settings)(x_NMHWC, before, train=train)
         x_NMHWC, branches = made if block.branches else (made, [])
-        more = [n for n in wanted if late(n, self.views) and self.views[n].by.block == name]  # type: ignore[attr-defined]
-        maps = [branches[self.views[n].by.branch][:, inside.index(self.views[n].of)] for n in more]  # type: ignore[attr-defined]
+        makers = {n: self.views[n].by for n in wanted if n in self.views}
+        of = {n: maker.branch for n, maker in makers.items() if isinstance(maker, Branch) and maker.block == name}
+        more, maps = list(of), [branches[branch][:, inside.index(self.views[n].of)] for n, branch in of.items()]
         return (jnp.concatenate([x_NMHWC, jnp.stack(maps, 1)], 1) if maps else x_NMHWC), (*inside, *more)
 
     def _stage(self, x_NMHWC: jax.Array, stage: int, names: tuple[str, ...], train: bool) -> jax.Array:

@@ -33,6 +33,10 @@ class Trunk(Family):
         """D: channels of the last stage."""
         raise NotImplementedError
 
+    def small(self) -> Trunk:
+        """What stands for it in demos and tests: as many layers, and non-local blocks likewise."""
+        return Tiny(non_local=getattr(self, "non_local", (0, 0, 0, 0)), layers=getattr(self, "layers", 4))
+
     def stage(self, stage: int, **settings: Any) -> nn.Module:
         """The module of one stage: (N, M, H, W, C) to (N, M, H', W', C')."""
         raise NotImplementedError
@@ -110,9 +114,9 @@ class Tiny(Trunk):
         return Stage("tiny", stage, min((0, *self.non_local)[stage], 1), **settings)
 
 
-def tiny(trunk: Trunk) -> Tiny:
-    """The small network that stands for a trunk in demos and tests: as many layers, and non-local blocks likewise."""
-    return Tiny(non_local=getattr(trunk, "non_local", (0, 0, 0, 0)), layers=getattr(trunk, "layers", 4))
+def tiny(trunk: Trunk) -> Trunk:
+    """The small network that stands for a trunk in demos and tests."""
+    return trunk.small()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,3 +19,13 @@ class Entry(Family):
           BdfError: parameters that it needs are not there.
         """
         raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Copied(Entry):
+    """What is there once for each base starts alike: the infrared parameters as a copy of the visible ones."""
+
+    def __call__(self, params: dict[str, Any]) -> dict[str, Any]:
+        """See `Entry`."""
+        twins = {name: name.removesuffix("infrared") + "visible" for name in params if name.endswith("infrared")}
+        return {name: params[twins.get(name, name)] for name in params}
