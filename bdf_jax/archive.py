@@ -26,7 +26,7 @@ from bdf_jax.errors import BdfError
 from bdf_jax.models.network import Network
 from bdf_jax.names import printable, some
 from bdf_jax.parts import KIND
-from bdf_jax.paths import local_path
+from bdf_jax.paths import bucket_address, local_path
 from bdf_jax.trouble import refuse_trouble
 from bdf_jax.views import BASES
 
@@ -71,6 +71,8 @@ def load_network(path: str | os.PathLike[str], step: int | None = None) -> tuple
       BdfError: see `load_variables` and `published.convert`; an export without weights, or a damaged one; a step that
         an export or a file is not of.
     """
+    if bucket_address(path):
+        return load_variables(path, step)
     folder = local_path(path, expected="the path of a work folder or a checkpoint")
     if folder.is_file():
         from bdf_jax.published import convert  # readers of foreign files, rarely needed

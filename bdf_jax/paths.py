@@ -1,4 +1,4 @@
-"""Paths as users give them: folders and files of this machine, and nothing that only looks like one."""
+"""Paths as users give them: of this machine or in a bucket, and nothing that only looks like one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bdf_jax.errors import BdfError
-from bdf_jax.names import legible
+from bdf_jax.names import legible, printable
 from bdf_jax.streams import tell
 
 if TYPE_CHECKING:
@@ -20,11 +20,46 @@ if TYPE_CHECKING:
 # Of at least two letters, as one is a drive; a single slash, as a Path makes one of two.
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 
+BUCKETS = ("gs", "s3")  # schemes of the object storage that work folders may lie in
+TAKEN = "gs:// and s3:// are, for the --workdir of train and evaluate, --model, --report, plot and bdf_jax.load"
+
 # In the name of a folder of checkpoints, or of one above: what their storage cannot read, and what saving takes for a
 # pattern, without a word.
 UNREADABLE = "\\"
 UNWRITABLE = "*?[" + UNREADABLE
 CACHE = "~/.cache/"  # of the defaults
+
+
+def bucket_address(path: str | os.PathLike[str], what: str = "") -> str:
+    """`gs://bucket/folder` or `s3://bucket/folder`, in one way of writing it; empty where the path is none of these.
+
+    Args:
+      path: as it was given.
+      what: the flag or field that it was given to, for the message; may be empty.
+
+    Raises:
+      BdfError: it has such a scheme and names no place in a bucket.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        return ""
+    text = os.fsdecode(path)
+    scheme = SCHEME.match(text)
+    if not scheme or scheme[1].lower() not in BUCKETS:
+        return ""
+    parts = text[scheme.end() :].strip("/").split("/")
+    if legible(text) != text or not text.isprintable() or len(parts) < 2 or any(p in ("", ".", "..") for p in parts):
+        start = scheme[1].lower()
+        raise BdfError(
+            f"{what}{'=' * bool(what)}{printable(text)}: expected {start}://BUCKET/FOLDER, with plain names between "
+            "the slashes"
+        )
+    return f"{scheme[1].lower()}://{'/'.join(parts)}"
+
+
+def check_place(what: str, path: str) -> None:
+    """Refuses what is neither a path of this machine nor a place in a bucket; one that is empty says nothing."""
+    if path and not bucket_address(path, what):
+        local_path(path, what)
 
 
 def local_path(path: str | os.PathLike[str], what: str = "", expected: str = "a path", *, utf8: bool = False) -> Path:
@@ -48,10 +83,11 @@ def local_path(path: str | os.PathLike[str], what: str = "", expected: str = "a 
     scheme = SCHEME.match(text)
     if scheme:
         found = scheme[1].lower()
-        advice = "leave the scheme out" if found == "file" else "copy it here, or mount it as a folder"
+        here = " here" * (found in BUCKETS)
+        advice = "leave the scheme out" if found == "file" else "copy it to this machine, or mount it as a folder"
         raise BdfError(
-            f"{start}{text}: expected a path on this machine, found a {found}:// address, which is not supported; "
-            f"{advice} (for a folder that is really called {scheme[1]}: write its absolute path)"
+            f"{start}{text}: expected a path on this machine, found a {found}:// address, which is not supported{here} "
+            f"({TAKEN}); {advice} (for a folder that is really called {scheme[1]}: write its absolute path)"
         )
     if utf8 and legible(os.path.abspath(text)) != os.path.abspath(text):
         raise BdfError(

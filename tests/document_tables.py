@@ -39,6 +39,7 @@ ADDED = (
 NOT_RUN = (
     (r"^(python|python3) -m venv ", "makes an environment, which the tests stand in already"),
     (r"^(\S*/)?pip install ", "downloads packages"),
+    (r"=gs://BUCKET", "needs a bucket; tests/test_buckets.py has them"),
     (r"^python -m pytest", "is what runs this test"),
     (r"^python benchmarks/ablation\.py", "takes hours; bdf_jax's own runs are tested with every configuration"),
     (

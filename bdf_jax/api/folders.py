@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from bdf_jax.data.images import SUFFIXES, named_like_an_image
 from bdf_jax.errors import BdfError
 from bdf_jax.names import printable
+from bdf_jax.paths import bucket_address
 
 
 def list_images(folder: str, unreadable: list[str] | None = None) -> list[str]:
@@ -63,7 +64,9 @@ def join(folder: str, name: str) -> str:
 
 def from_here(path: str) -> str:
     """A path as it is shown: relative where it lies below the current folder."""
-    relative = os.path.relpath(path) if path else ""
+    if not path or bucket_address(path):
+        return path
+    relative = os.path.relpath(path)
     return printable(path if relative.startswith("..") else relative)
 
 

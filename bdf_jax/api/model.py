@@ -32,7 +32,7 @@ from bdf_jax.evaluation.features import depends_on_modality, flags_of, make_embe
 from bdf_jax.models.metrics import check_fitted
 from bdf_jax.models.network import Network, derive
 from bdf_jax.parts import to_dict
-from bdf_jax.paths import local_path
+from bdf_jax.paths import bucket_address, local_path
 from bdf_jax.pixels import denormalise, normalise
 from bdf_jax.progress import bar
 from bdf_jax.trouble import IN_EMBEDDING, enough_memory
@@ -63,8 +63,8 @@ def load(
     """A trained network from its work folder, one of its checkpoints or an export, whatever machine it was trained on.
 
     Args:
-      workdir: of a training run, its `checkpoints` folder, one checkpoint, or an export that has its weights; or a file
-        that the authors of a method published (see `published.convert`).
+      workdir: of a training run, its `checkpoints` folder, one checkpoint (also in a bucket), or an export that has its
+        weights; or a file that the authors of a method published (see `published.convert`).
       step: which checkpoint; None: the best on the validation identities where there was validation, else the last.
       feature: after or before the neck; None: as in training. Likewise:
       use: which views represent an image, see `make_embed`.
@@ -85,7 +85,7 @@ def load(
     changes = {name: value for name, value in given.items() if value is not None}
     config = vary(metadata.config, changes)
     check_fitted(config.retrieve.feature, variables, workdir)
-    source = os.path.abspath(local_path(workdir))
+    source = bucket_address(workdir) or os.path.abspath(local_path(workdir))
     return Model(dataclasses.replace(metadata, config=config), variables, found, source)
 
 
@@ -95,7 +95,7 @@ class Model:
     Attributes:
       config: of its training, with the settings given to `load`.
       step: of the checkpoint.
-      source: the path that it was loaded from.
+      source: the path or the address that it was loaded from.
       num_classes: identities it was trained on.
       converted: the published file that it was made of, if any.
       image_size: (height, width) that it sees, pixels.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from bdf_jax.checkpoints.arrays import how_to_rescue, unjoined
-from bdf_jax.checkpoints.files import Metadata, best, finished, read, refuse_undamaged, unusable
+from bdf_jax.checkpoints.files import METADATA, Metadata, best, finished, read, refuse_undamaged, unusable
 from bdf_jax.digests import check_digests
 from bdf_jax.errors import BdfError
-from bdf_jax.paths import UNREADABLE, check_name, local_path
+from bdf_jax.paths import UNREADABLE, bucket_address, check_name, local_path
 from bdf_jax.trouble import check_platform
 
 
@@ -22,7 +23,7 @@ def load_variables(path: str | os.PathLike[str], step: int | None = None) -> tup
     """Parameters and batch statistics of a checkpoint on this machine's first device, whatever it was saved on.
 
     Args:
-      path: a work folder, its `checkpoints` folder, or one checkpoint.
+      path: a work folder, its `checkpoints` folder, or one checkpoint; also in a bucket.
       step: which checkpoint; None: the best on validation where there was one, else the last.
 
     Returns:
@@ -42,11 +43,30 @@ def load_state(path: str | os.PathLike[str], step: int | None = None) -> tuple[M
 
 def load_metadata(path: str | os.PathLike[str], step: int | None = None) -> Metadata:
     """What a checkpoint says of itself, without its arrays; arguments and errors as for `load_variables`."""
-    root, step = _find(path, step)
-    try:
-        return read(root / str(step))[0]
-    except BdfError as error:
-        raise unusable(root, step, error) from error
+    with _at_hand(path, step, arrays=False) as (root, step):
+        try:
+            return read(root / str(step))[0]
+        except BdfError as error:
+            raise unusable(root, step, error) from error
+
+
+@contextlib.contextmanager
+def _at_hand(path: str | os.PathLike[str], step: int | None, *, arrays: bool = True) -> Iterator[tuple[Path, int]]:
+    """The folder of the checkpoints and the step that is meant; of those in a bucket a copy, of that step alone."""
+    address = bucket_address(path)
+    if not address:
+        yield _find(path, step)
+        return
+    from bdf_jax.buckets.copies import copied
+
+    with copied(address) as copy:
+        copy.outline()
+        copy.fetch(lambda name: name.rpartition("/")[2] == METADATA)  # without it a checkpoint is none
+        root, found = _find(copy.folder, step)
+        if arrays:
+            inside = (root / str(found)).relative_to(copy.folder).as_posix()
+            copy.fetch(lambda name: inside == "." or name.startswith(f"{inside}/"))
+        yield root, found
 
 
 def _find(path: str | os.PathLike[str], step: int | None) -> tuple[Path, int]:
@@ -88,7 +108,11 @@ def _look_for(given: Path, step: int | None) -> tuple[Path, int]:
 def _load(
     path: str | os.PathLike[str], step: int | None, names: Collection[str] | None
 ) -> tuple[Metadata, dict[str, Any], int]:
-    root, step = _find(path, step)
+    with _at_hand(path, step) as (root, step):
+        return _load_step(root, step, names)
+
+
+def _load_step(root: Path, step: int, names: Collection[str] | None) -> tuple[Metadata, dict[str, Any], int]:
     folder = root / str(step)
     if unjoined(folder):
         raise BdfError(f"{folder}: {how_to_rescue(root)}")

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,11 @@ class Checkpoints:
     asynchronous and atomic: a checkpoint that was not finished is not there. The last ones and, where a validation
     score is given, the best one are kept. Beside the arrays lie the digests of all files (`SHA256SUMS`).
 
+    Args:
+      workdir: of the run.
+      settle: returns when what was saved lies where it is kept, if that is elsewhere too; a checkpoint counts as saved
+        then.
+
     Attributes:
       directory: where they lie.
       saved: how many were given to `save`.
@@ -49,7 +54,8 @@ class Checkpoints:
       BdfError: the folder cannot be used, or no checkpoint in it can be read; nothing was changed then.
     """
 
-    def __init__(self, workdir: Path):
+    def __init__(self, workdir: Path, settle: Callable[[], None] = lambda: None):
+        self._settle = settle
         self.directory = workdir.absolute() / "checkpoints"
         logging.getLogger("absl").addFilter(_ours)
         self.saved, self.held_seconds = 0, 0.0
@@ -96,6 +102,7 @@ class Checkpoints:
         """
         with self._held():  # Orbax would wait too, and this save would be blamed for the failure of the one before
             self._orbax.wait()
+        self._keep()
         self._saving, self._arrays = step, len(jax.tree.leaves(state))
         values = {**metadata.to_json(), "step": step, "score": score}
         with self._held():
@@ -112,6 +119,7 @@ class Checkpoints:
         """Returns when the last save is on the disk; raises BdfError where it failed."""
         with self._held():
             self._orbax.wait()
+        self._keep()
 
     def summary(self) -> str:
         """What saving has cost, when the last save is on the disk; raises BdfError where it failed."""
@@ -167,6 +175,14 @@ class Checkpoints:
         """Waits for the last save and stops Orbax's threads."""
         with self._held():
             self._orbax.close()
+
+    def _keep(self) -> None:
+        """Holds the caller until what was saved lies where it is kept."""
+        began = time.perf_counter()
+        try:
+            self._settle()
+        finally:
+            self.held_seconds += time.perf_counter() - began
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[None]:

@@ -57,10 +57,10 @@ def run(arguments: argparse.Namespace) -> None:
     from bdf_jax.commands.feature_formats import SUFFIXES, check_format, write_features
     from bdf_jax.evaluation.features import similarity_of
     from bdf_jax.output import check_output, replaced
-    from bdf_jax.paths import check_local
+    from bdf_jax.paths import check_local, check_place
 
     modality = modality_number(arguments.modality)
-    check_local("--model", [arguments.model])
+    check_place("--model", arguments.model)
     check_local("--images", arguments.images)
     check_local("--ids", [arguments.ids])
     out = check_output(arguments.out, "--out")

@@ -14,7 +14,7 @@ from bdf_jax import launch
 from bdf_jax.commands.configuration import add_retrieve
 from bdf_jax.errors import BdfError
 from bdf_jax.output import check_output
-from bdf_jax.paths import check_local
+from bdf_jax.paths import check_local, check_place
 
 # Flags of one of the two alone.
 OF_RUN = ("step", "feature", "use", "flip_tta", "batch_size", "baselines", "save_features", "data_dir")
@@ -88,7 +88,8 @@ def run(arguments: argparse.Namespace) -> None:
     for flag in ("json", "save_features"):
         if getattr(arguments, flag):
             check_output(getattr(arguments, flag), "--" + flag.replace("_", "-"))
-    for flag in ("workdir", "root", "data_dir"):
+    check_place("--workdir", arguments.workdir)
+    for flag in ("root", "data_dir"):
         check_local("--" + flag.replace("_", "-"), [getattr(arguments, flag)])
     for flag in ("features", "compare"):
         check_local(f"--{flag}", getattr(arguments, flag).split(","))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from bdf_jax.commands.configuration import add_retrieve
-from bdf_jax.paths import check_local, local_path
+from bdf_jax.paths import check_place, local_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Exports and says what was written."""
     from bdf_jax.export import MODALITIES, export_embedder  # after the flags are checked: this imports JAX
 
-    check_local("--model", [arguments.model])
+    check_place("--model", arguments.model)
     manifest = export_embedder(
         arguments.model,
         arguments.out,

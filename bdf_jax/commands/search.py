@@ -38,9 +38,9 @@ def run(arguments: argparse.Namespace) -> None:
     from bdf_jax.api.warned import SkippedImages
     from bdf_jax.data.levels import NarrowRange
     from bdf_jax.output import check_output, write_json, write_text
-    from bdf_jax.paths import check_local
+    from bdf_jax.paths import check_local, check_place
 
-    check_local("--model", [arguments.model])
+    check_place("--model", arguments.model)
     check_local("--gallery", [arguments.gallery])
     check_local("--query", arguments.query)
     check_local("--ids", [arguments.ids])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -15,7 +16,7 @@ import numpy as np
 
 from bdf_jax.errors import BdfError
 from bdf_jax.output import replaced
-from bdf_jax.paths import local_path
+from bdf_jax.paths import bucket_address, local_path
 from bdf_jax.training.workdir import METRICS
 
 BEFORE, AFTER = ("loss",), ("accuracy", "deviation", "learning_rate", "validation")  # and between them each loss
@@ -45,15 +46,16 @@ class Curves:
 
 
 def read_curves(workdirs: Sequence[str | Path]) -> list[Curves]:
-    """The metrics of runs: work folders or their `metrics.jsonl`.
+    """The metrics of runs: work folders or their `metrics.jsonl`, also in buckets.
 
     A last line that was cut short, as a killed process may leave it, is passed over with a note.
 
     Raises:
       BdfError: no such folder or file, nothing in it yet, a line that is no metrics.
     """
-    paths = [_find(workdir) for workdir in workdirs]
-    return [Curves(name, path, _read(path)) for name, path in zip(_names(paths), paths, strict=True)]
+    with contextlib.ExitStack() as copies:
+        paths = [_find(_at_hand(workdir, copies)) for workdir in workdirs]
+        return [Curves(name, path, _read(path)) for name, path in zip(_names(paths), paths, strict=True)]
 
 
 def choose(runs: Sequence[Curves], wanted: Sequence[str] = ()) -> list[str]:
@@ -188,6 +190,21 @@ def _save(figure: Any, path: Path) -> Path:
     with replaced(path, f"--out={path}: the picture could not be written") as out:
         figure.savefig(out, format="png", facecolor="white")
     return path
+
+
+def _at_hand(workdir: str | Path, copies: contextlib.ExitStack) -> str | Path:
+    """A copy of what is in a bucket, which `copies` ends; anything else as it is."""
+    address = bucket_address(workdir)
+    if not address:
+        return workdir
+    from bdf_jax.buckets.copies import copied
+
+    folder, _, name = address.rpartition("/")
+    of_file = name == METRICS
+    copy = copies.enter_context(copied(folder if of_file else address))
+    copy.outline()
+    copy.fetch(lambda name: name == METRICS)
+    return copy.folder / METRICS if of_file else copy.folder
 
 
 def _find(workdir: str | Path) -> Path:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from bdf_jax.models import Network
 from bdf_jax.models.network import check_fits
 from bdf_jax.models.starting import check_source
 from bdf_jax.parts import leaves, to_dict
-from bdf_jax.paths import check_data_places, local_path
+from bdf_jax.paths import bucket_address, check_data_places, local_path
 from bdf_jax.training.compile import CompiledStep, compile_step
 from bdf_jax.training.entries import Entry
 from bdf_jax.training.events import check_wandb, open_events
@@ -41,6 +42,21 @@ from bdf_jax.xla import at_risk, avoid_wrong_sums
 # Where things lie, and how fast they are read, may differ from host to host.
 OF_A_HOST = ("data.root", "data.dir", "data.workers", "data.prefetch", "data.decoded_cache")
 VISIBLE_SECONDS = 60  # for which a file that process 0 wrote may take to appear on another host
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a run writes.
+
+    Attributes:
+      folder: on this machine.
+      name: what messages call it.
+      settle: returns when what was saved there lies where it is kept.
+    """
+
+    folder: Path
+    name: str
+    settle: Callable[[], None] = lambda: None
 
 
 class _PreemptedTogether(distributed.Together, Preempted):
@@ -70,8 +86,8 @@ def run(config: Config, workdir: str | Path, *, features_file: str | Path = "") 
     check_wandb(config.training.wandb)
     distributed.agree("their configuration", {name: value for name, value in _fields(config) if name not in OF_A_HOST})
     check_fits(config)
-    distributed.on_first(lambda: _refuse_converted(workdir))
-    with _claimed_by_first(workdir, config) as folder:
+    with _claimed_by_first(workdir, config) as place:
+        folder = place.folder
         distributed.on_first(lambda: _look_at_weights(config, folder))
         dataset = open_dataset(config.data, progress=distributed.is_first())
         distributed.agree("their data", {"fingerprint": dataset.fingerprint})
@@ -80,7 +96,7 @@ def run(config: Config, workdir: str | Path, *, features_file: str | Path = "") 
             _introduce(config, dataset, total)
         try:
             with enough_memory(IN_TRAINING):
-                train(config, dataset, folder, total)
+                train(config, dataset, place, total)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_kept(folder)) from None
         return evaluate_workdir(folder, config=config, dataset=dataset, features_file=features_file, own=True)
@@ -94,7 +110,7 @@ def _look_at_weights(config: Config, folder: Path) -> None:
 
 def _refuse_converted(workdir: str | Path) -> None:
     """Refuses the folder of a converted network, which has no training that could go on."""
-    newest = newest_metadata(local_path(workdir, "--workdir", utf8=True).absolute())
+    newest = newest_metadata(Path(workdir))
     if newest is not None and newest[1].converted:
         raise BdfError(
             f"--workdir={workdir}: holds a network converted from {newest[1].converted}, and no training that could "
@@ -102,8 +118,9 @@ def _refuse_converted(workdir: str | Path) -> None:
         )
 
 
-def train(config: Config, dataset: Dataset, folder: Path, total: int) -> TrainState:
+def train(config: Config, dataset: Dataset, place: Place, total: int) -> TrainState:
     """Steps from the last checkpoint to the last step, saving on the way."""
+    folder = place.folder
     classes = len(make_sampler(dataset.train.index, config.data.identities, config.data.images).rows)
     network, plan = Network.of(config, classes), phases(config, total)
     steps: dict[Phase, CompiledStep] = {}
@@ -118,7 +135,7 @@ def train(config: Config, dataset: Dataset, folder: Path, total: int) -> TrainSt
     metadata = Metadata(config, dataset.fingerprint, classes)
 
     say = print if distributed.is_first() else (lambda line: None)
-    with contextlib.closing(Checkpoints(folder)) as checkpoints, distributed.termination() as termination:
+    with contextlib.closing(Checkpoints(folder, place.settle)) as checkpoints, distributed.termination() as termination:
         checkpoints.expect(metadata)
         new = not checkpoints.steps()  # a run that continues needs neither the file nor the network
         state = initial_state(network, config, pretrained=new and distributed.is_first())
@@ -126,10 +143,10 @@ def train(config: Config, dataset: Dataset, folder: Path, total: int) -> TrainSt
         restored, start = checkpoints.restore(compiled.global_state(state))
         distributed.agree("the checkpoint to continue from", {"step": start})
         if start >= total:
-            say(f"{folder}: the run is finished: {start} of {total} steps are done")
+            say(f"{place.name}: the run is finished: {start} of {total} steps are done")
             return restored
         if start:
-            say(f"{folder}: continuing from step {start} of {total}")
+            say(f"{place.name}: continuing from step {start} of {total}")
             state = compiled.place_state(restored)
         del restored
         rate = schedule(config.optimiser, config.training.epochs, total)
@@ -222,15 +239,25 @@ def _introduce(config: Config, dataset: Dataset, total: int) -> None:
 
 
 @contextlib.contextmanager
-def _claimed_by_first(workdir: str | Path, config: Config) -> Iterator[Path]:
+def _claimed_by_first(workdir: str | Path, config: Config) -> Iterator[Place]:
     """The work folder, claimed by process 0 for all of them.
 
     Raises:
-      BdfError: see `claimed`; or this process does not see what process 0 wrote there.
+      BdfError: see `claimed` and `claimed_bucket`; or this process does not see what process 0 wrote there.
     """
     with contextlib.ExitStack() as stack:
-        distributed.on_first(lambda: str(stack.enter_context(claimed(workdir, config))))
+        address = bucket_address(workdir, "--workdir")
+        if address:
+            from bdf_jax.buckets.run import claimed_bucket
+
+            if distributed.client() is not None:
+                raise BdfError(f"--workdir={address}: a run of several processes needs a folder on a disk they share")
+            folder, mirror = stack.enter_context(claimed_bucket(address, config, _refuse_converted))
+            yield Place(folder, address, mirror.settle)
+            return
         folder = local_path(workdir, "--workdir", utf8=True).absolute()
+        distributed.on_first(lambda: _refuse_converted(folder))
+        distributed.on_first(lambda: str(stack.enter_context(claimed(workdir, config))))
         until = time.monotonic() + VISIBLE_SECONDS
         while not (folder / "config.json").exists():
             if time.monotonic() > until:
@@ -239,7 +266,7 @@ def _claimed_by_first(workdir: str | Path, config: Config) -> Iterator[Path]:
                     "processes needs one work folder on a disk that all hosts share"
                 )
             time.sleep(0.1)
-        yield folder
+        yield Place(folder, str(folder))
         distributed.barrier("the work folder is not used any more")
 
 

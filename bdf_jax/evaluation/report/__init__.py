@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 from PIL import Image
@@ -26,12 +26,16 @@ from bdf_jax.evaluation.statistics import METRICS
 from bdf_jax.evaluation.table import FLAGS
 from bdf_jax.names import legible, printable
 from bdf_jax.output import check_output, replaced
-from bdf_jax.paths import local_path
+from bdf_jax.paths import bucket_address, local_path
 from bdf_jax.pixels import sheet
+
+if TYPE_CHECKING:
+    from bdf_jax.buckets.store import Store
 
 __all__ = ["PAGE", "Evaluated", "check_folder", "write_report"]
 
 PAGE = "index.html"
+PROBE = ".probe"  # written and removed where only writing tells whether one may
 MARK = "bdf_jax report"  # near the page's beginning, by which a folder is known as that of a report
 EACH = 3  # best, median and worst queries
 LENGTH = 10  # gallery images of a ranked list
@@ -54,12 +58,21 @@ PICTURES = {f"ranked-{kind}-{i}.png" for kind in ("best", "median", "worst") for
 PICTURES |= {"cmc.png", "similarities.png", "derivatives.png"}
 
 
-def check_folder(out: str | Path) -> Path:
-    """Makes the folder of a report, so that a wrong name fails before the work.
+def check_folder(out: str | Path) -> Path | Store:
+    """Makes the folder of a report, so that a wrong name fails before the work; in a bucket it needs no making.
 
     Raises:
       BdfError: the folder cannot be made or written to; or it holds files by the names of a report's, and no report.
     """
+    if bucket_address(out, "--report"):
+        from bdf_jax.buckets.store import open_store
+
+        store = open_store(str(out), "--report")
+        page = (store.read(PAGE) or b"")[:1000]
+        _refuse_foreign(out, [] if MARK.encode() in page else sorted({PAGE, *PICTURES} & store.list().keys()))
+        store.write(PROBE, b"")
+        store.remove([PROBE])
+        return store
     folder = local_path(out, "--report")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,13 +80,18 @@ def check_folder(out: str | Path) -> Path:
         foreign = [] if ours else sorted(name for name in (PAGE, *PICTURES) if os.path.lexists(folder / name))
     except OSError as error:
         raise BdfError(f"--report={out}: expected a folder to write to: {error.strerror or error}") from error
+    _refuse_foreign(out, foreign)
+    check_output(folder / PAGE, "--report")
+    return folder
+
+
+def _refuse_foreign(out: str | Path, foreign: Sequence[str]) -> None:
+    """Refuses a folder that has files by the names of a report's."""
     if foreign:
         raise BdfError(
             f"--report={out}: expected a new folder or an earlier report, found {', '.join(foreign[:5])} and no page "
             "of a report; name another"
         )
-    check_output(folder / PAGE, "--report")
-    return folder
 
 
 def write_report(
@@ -87,11 +105,11 @@ def write_report(
     picture: Picture | None = None,
     no_pictures: str = "",
     derivatives: Derivatives | None = None,
-) -> Path:
+) -> Path | str:
     """Writes the page and its pictures, overwriting those of an earlier report in the same folder.
 
     Args:
-      out: folder; made where it is missing.
+      out: folder, also in a bucket; made where it is missing.
       rows: of the table. The first belong to `evaluated`, protocol by protocol; further ones are baselines.
       evaluated: what similarities and ranked lists come from (the first) and CMC curves (all).
       title: of the page.
@@ -102,7 +120,7 @@ def write_report(
       derivatives: from `pictures.derivatives_of`; None: without that section.
 
     Returns:
-      the page's path.
+      the page's path or address.
 
     Raises:
       BdfError: the folder cannot be written to; an image that cannot be decoded.
@@ -140,8 +158,13 @@ def write_report(
         "examples": _examples(files, first, derivatives) if derivatives else [],
     }
     files[PAGE] = legible(environment(Path(__file__).parent).get_template("page.html").render(context)).encode("utf-8")
-    _write(folder, files)
-    return folder / PAGE
+    if isinstance(folder, Path):
+        _write(folder, files)
+        return folder / PAGE
+    folder.remove(sorted(PICTURES - set(files)))
+    for name, content in sorted(files.items(), key=lambda item: item[0] == PAGE):
+        folder.write(name, content)
+    return f"{folder.address}/{PAGE}"
 
 
 def environment(*folders: Path) -> jinja2.Environment:

@@ -40,7 +40,7 @@ def report_network(
     similarity: str,
     rerank: bool,
     notes: Sequence[str] = (),
-) -> Path:
+) -> Path | str:
     """The report of a trained network: everything, pictures and derivatives included.
 
     Args:
@@ -102,7 +102,7 @@ def report_features(
     notes: Sequence[str] = (),
     levels: Levels = AS_STORED,
     **chosen: Any,
-) -> Path:
+) -> Path | str:
     """The report of feature files; with pictures where `root` names the tree of the images.
 
     Args:
