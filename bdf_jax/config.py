@@ -13,7 +13,7 @@ from typing import Any, Literal
 from bdf_jax import parts
 from bdf_jax.errors import BdfError, at_least, check_names, within
 from bdf_jax.losses.terms import Loss
-from bdf_jax.models.network import NetworkConfig
+from bdf_jax.models.network import MAP, NetworkConfig
 from bdf_jax.parts import Named
 from bdf_jax.training.entries import Entry
 from bdf_jax.training.optimiser import Adam, Optimiser
@@ -121,6 +121,7 @@ class Stage:
     epochs: float  # its share of `training.epochs` is epochs / the sum of all stages' epochs
     groups: tuple[str, ...] = ()  # that learn; empty: all
     losses: tuple[str, ...] = ()  # that are computed; empty: all
+    inputs: tuple[str, ...] = ()  # views that enter the trunk; empty: those of `network.inputs`
     enter: Entry | None = None  # what is done to the parameters once, before its first step
 
 
@@ -221,16 +222,24 @@ class Config:
         if self.retrieve.feature == "fitted" and self.network.metric is None:
             raise BdfError("retrieve.feature: 'fitted' needs a metric, --config.network.metric.kind=...")
         for name, loss in self.losses.items():
-            loss.check(f"losses.{name}", entering, self)
-            for code, seen in loss.looks_at():
-                check_names(f"losses.{name}", [seen], (*BASES, *self.views))
-                check_names(f"losses.{name}", [code] if code else [], tuple(self.network.codes))
+            self._check_loss(name, loss, entering)
         self._check_training()
+        for stage in self.stages.values():
+            check_names("stages.inputs", stage.inputs, entering)
+            for name in stage.losses or self.losses:
+                self._check_loss(name, self.losses[name], stage.inputs or entering)
 
     def views_of(self, base: int) -> tuple[str, ...]:
         """The views of a base (0 visible, 1 infrared) that enter the trunk, in order."""
         entering = self.network.inputs or (*BASES, *self.views)
         return tuple(name for name in entering if base_of(name, self.views) == base)
+
+    def _check_loss(self, name: str, loss: Loss, entering: tuple[str, ...]) -> None:
+        """It fits the views that enter the trunk, and everything that it looks at is there."""
+        loss.check(f"losses.{name}", entering, self)
+        for code, seen in loss.looks_at():
+            check_names(f"losses.{name}", [seen], entering if code == MAP else (*BASES, *self.views))
+            check_names(f"losses.{name}", [code] if code else [], (*self.network.codes, MAP))
 
     def _check_training(self) -> None:
         """Every name that groups, stages and losses refer to is there."""

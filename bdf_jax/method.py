@@ -59,7 +59,8 @@ class Method:
 
     def needs(self) -> list[str]:
         """What is more than one network, one optimiser and one stage."""
-        needs = [f"{len(self.network.critics)} critic"] if self.network.critics else []
+        critics = len(self.network.critics)
+        needs = [f"{critics} critic{'s' * (critics > 1)}"] if critics else []
         needs += [f"{len(self.network.auxiliary)} parts in training alone"] if self.network.auxiliary else []
         needs += [f"{1 + len(self.groups)} optimisers"] if self.groups else []
         needs += [f"{len(self.stages)} stages"] if len(self.stages) > 1 else []

@@ -32,9 +32,11 @@ class Maker(Family):
 
     Attributes:
       learned: whether it has parameters; those are observed (active fraction, deviation).
+      kept: whether a picture of its views is kept at the end of every stage.
     """
 
     learned = False
+    kept = False
     packages = ("bdf_jax.models",)
 
     def takes(self, of: str) -> tuple[tuple[str, str], ...]:

@@ -37,7 +37,8 @@ class Scope:
       shape: (P, K) of the global batch.
       bases: 0 or 1 for each view: which base it is of.
       gather: makes an array whose first axis is shared out whole on every device, and passes gradients back.
-      critic: (name, array) to what that critic says of it.
+      critic: (name, array) to what that critic says of it; some look at an image and a map.
+      first: the place of this device's first pair in the global batch.
     """
 
     def __init__(
@@ -48,11 +49,12 @@ class Scope:
         shape: tuple[int, int],
         bases: tuple[int, ...],
         gather: Callable[[jax.Array], jax.Array],
-        critic: Callable[[str, jax.Array], jax.Array],
+        critic: Callable[..., jax.Array],
+        first: int | jax.Array = 0,
     ):
         self.views: tuple[str, ...] = outputs["views"]
         self.labels_N, self.shape, self.bases, self.critic = labels_N, shape, bases, critic
-        self._outputs, self._gather = outputs, gather
+        self._outputs, self._gather, self._first = outputs, gather, first
         self._gathered: dict[str, list[jax.Array]] = {}
 
     def local(self, feature: str) -> jax.Array:
@@ -73,6 +75,18 @@ class Scope:
     def pixels(self, view: str) -> jax.Array:
         """(N, H, W, 3) of this device's pairs, normalised; `looks_at` of the loss must ask for ("", view)."""
         return self.code("", view)
+
+    def map(self, view: str) -> jax.Array:
+        """(N, H', W', C) of this device's pairs: the last map of the trunk; `looks_at` must ask for ("map", view)."""
+        return self.code("map", view)
+
+    def everywhere(self, x: jax.Array) -> jax.Array:
+        """An array whose first axis is this device's pairs, of all devices."""
+        return self._gather(x)
+
+    def moved(self, x: jax.Array, by: int) -> jax.Array:
+        """(N, ...) of the pairs that lie `by` places before this device's in the global batch; the last come first."""
+        return jax.lax.dynamic_slice_in_dim(jnp.roll(self._gather(x), by, 0), self._first, len(x))
 
     def gathered(self, feature: str, *, joined: bool = False) -> list[jax.Array]:
         """(P, K, M, D) of the global batch for each stripe; where they are joined, one for all of them."""
@@ -108,7 +122,7 @@ class Loss(Family):
         raise NotImplementedError
 
     def looks_at(self) -> tuple[tuple[str, str], ...]:
-        """(code, view) of everything that it asks for by `scope.code` or `scope.pixels`; code "" for pixels."""
+        """(code, view) of all that it asks for; code "" for `scope.pixels`, "map" for `scope.map`."""
         return ()
 
     def check(self, path: str, views: tuple[str, ...], config: Config) -> None:
@@ -166,12 +180,12 @@ class Edges(Loss, abstract=True):
 
     Attributes:
       edges: "V>I": anchors of V, positives and negatives of I; "V<>I": both ways; "V+I>V+I": pools of views.
-      on: the feature that is compared.
+      on: the feature that is compared, or a part of `network.auxiliary`.
       joined: whether an image's stripes are one vector; otherwise the loss is the mean over stripes.
     """
 
     edges: str
-    on: Feature = "pooled"
+    on: str = "pooled"
     joined: bool = dataclasses.field(default=False, kw_only=True)
 
     def pairs(self, path: str = "edges") -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
@@ -203,6 +217,7 @@ class Edges(Loss, abstract=True):
         pairs = self.pairs(f"{path}.edges")
         if not pairs:
             raise BdfError(f"{path}.edges: expected at least one edge, such as V>I; --config.{path}=none removes it")
+        check_names(f"{path}.on", [self.on], ("pooled", "embedding", *config.network.auxiliary))
         for anchors, candidates in pairs:
             check_names(f"{path}.edges", (*anchors, *candidates), views)
 

@@ -38,6 +38,25 @@ class Auxiliary(Family):
 
 
 @dataclasses.dataclass(frozen=True)
+class Projected(Auxiliary):
+    """One matrix with an offset, of the pooled feature: (N, M, S, features).
+
+    Attributes:
+      features: of the result.
+    """
+
+    features: int = 256
+
+    def module(self, name: str, network: nn.Module) -> nn.Module:
+        """See `Auxiliary.module`."""
+        return _Projected(self.features, name=name)
+
+    def check(self, path: str, features: tuple[str, ...]) -> None:
+        """See `Auxiliary.check`."""
+        at_least(f"{path}.features", self.features, 1)
+
+
+@dataclasses.dataclass(frozen=True)
 class Shifted(Auxiliary):
     """A second feature (N, M, S, D): of the mean t of the last map, MLP(t + softmax(t)).
 
@@ -111,6 +130,14 @@ class Exchanged(Auxiliary):
         """See `Auxiliary.check`."""
         check_names(f"{path}.of", self.of, features)
         within(f"{path}.decay", self.decay, 0, 1)
+
+
+class _Projected(nn.Module):
+    features: int
+
+    @nn.compact
+    def __call__(self, outputs: dict[str, Any], bases: tuple[int, ...]) -> jax.Array:
+        return nn.Dense(self.features, kernel_init=small, name="matrix")(outputs["pooled"])
 
 
 class _Shifted(nn.Module):

@@ -21,13 +21,26 @@ if TYPE_CHECKING:
     from bdf_jax.models.making import Making
 
 
+# Under this name a step hands over the data of a random key for every pair, where a code is noisy: no view's name.
+NOISE = "~noise"
+
+
 @dataclasses.dataclass(frozen=True)
 class Code(Family):
-    """What is said of a view; its parameters lie under `code_NAME`, or `code_NAME_visible` and `code_NAME_infrared`."""
+    """What is said of a view; its parameters lie under `code_NAME`, or `code_NAME_visible` and `code_NAME_infrared`.
+
+    Attributes:
+      noisy: whether it is drawn at random in training.
+    """
+
+    noisy = False
 
     def __call__(self, made: Making, name: str, view: str) -> jax.Array:
         """(N, ...) of a view, whose pixels are `made.pixels(view)`; `name` is the code's in `network.codes`."""
         raise NotImplementedError
+
+    def check(self, path: str, before: tuple[str, ...]) -> None:
+        """Raises BdfError on an impossible value; `before` are the codes that stand before it."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -237,16 +237,16 @@ class _Cosines(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Critic(Family):
-    """A network that a loss asks about a feature, and that is trained against the others.
+    """A network that a loss asks about a feature or an image, and that is trained against the others.
 
     Attributes:
-      of: the feature that it sees.
+      of: the feature that it sees; or pixels, alone or beside the last map of the trunk.
     """
 
-    of: Literal["pooled", "embedding", "pixels"] = dataclasses.field(default="pooled", kw_only=True)
+    of: Literal["pooled", "embedding", "pixels", "pixels+map"] = dataclasses.field(default="pooled", kw_only=True)
 
     def module(self, name: str | None) -> nn.Module:
-        """The module: an array to scores."""
+        """The module: an array (of "pixels+map" two) to scores."""
         raise NotImplementedError
 
 

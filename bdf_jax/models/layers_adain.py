@@ -20,7 +20,7 @@ he = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class PaddedConv(nn.Module):
-    """A convolution with an offset, padded on every side.
+    """A convolution, as a rule with an offset, padded on every side.
 
     Attributes:
       features: output channels.
@@ -30,6 +30,7 @@ class PaddedConv(nn.Module):
       dilation: of the kernel's taps.
       mode: what the padding holds.
       kernel_init: of the kernel.
+      bias: whether it has an offset.
     """
 
     features: int
@@ -39,6 +40,7 @@ class PaddedConv(nn.Module):
     dilation: int = 1
     mode: Literal["reflect", "zeros"] = "reflect"
     kernel_init: Any = he
+    bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -46,7 +48,7 @@ class PaddedConv(nn.Module):
         kernel = self.param(
             "kernel", self.kernel_init, (self.kernel, self.kernel, x.shape[-1], self.features), jnp.float32
         )
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32) if self.bias else 0.0
         if self.kernel == 1 and self.stride == 1:
             return x @ kernel[0, 0] + bias
         reach = self.dilation * (self.kernel - 1)

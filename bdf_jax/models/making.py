@@ -43,11 +43,18 @@ class Making:
             make = functools.partial(network.views[owner].by.module, network=network)
             maker = network.shared(f"generator_{owner}", make)
             parents = [self.code(code, of) for code, of in value.by.takes(value.of)]
-            made, share = maker(*parents, train=self.train)
+            again = self.again and value.by.kept
+            run = functools.partial(_make, train=self.train)
+            made, share = (nn.remat(run) if again else run)(maker, *parents)
             self.made[view] = jax.lax.stop_gradient(made) if value.detach else made
             if share is not None:
                 self.active[view] = share
         return self.made[view]
+
+    @property
+    def again(self) -> bool:
+        """Whether what happens inside a large module is computed again for the gradient instead of kept."""
+        return self.train and self.network.config.remat != "none"
 
     def code(self, name: str, view: str) -> jax.Array:
         """What the code of that name says of a view; of the name "": its pixels."""
@@ -92,6 +99,11 @@ class Making:
         variables = {kind: tree[name] for kind, tree in self.network.variables.items() if name in tree}
         run = functools.partial(_alone, module, self.train)
         return (jax.checkpoint(run) if self.train and self.network.config.remat == "stage" else run)(variables, x)
+
+
+def _make(maker: nn.Module, *parents: jax.Array, train: bool) -> tuple[jax.Array, jax.Array | None]:
+    made: tuple[jax.Array, jax.Array | None] = maker(*parents, train=train)  # type: ignore[operator]
+    return made
 
 
 def _alone(module: nn.Module, train: bool, variables: Mapping[str, Mapping], x: jax.Array) -> jax.Array:

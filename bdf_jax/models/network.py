@@ -23,6 +23,7 @@ from bdf_jax.models.trunk import ResNet, Trunk
 from bdf_jax.parts import Named
 from bdf_jax.views import BASES, Branch, Mixed, View, ancestors, base_of, late, roots
 
+MAP = "map"  # what losses call the last map of the trunk
 OUTPUTS = ("views", "pixels", "codes", "active", "map", "pooled", "embedding", "logits", "fitted")
 
 
@@ -33,6 +34,7 @@ class NetworkConfig:
     trunk: Trunk = ResNet(50)
     pretrained: str = ""  # weights to start from; empty: random initialisation
     inputs: tuple[str, ...] = ()  # views that enter the trunk in training; empty: V, I and all others
+    enter_at: tuple[int, ...] = ()  # (height, width) to which images are scaled before the trunk; empty: as they are
     split_at: int = 0  # how many stages are specific to a base: 0 none, 1 the stem, ... 5 everything
     bn: Literal["shared", "per_view"] = "shared"  # one set of batch statistics, or one for each view
     pool: Pool = Pool()
@@ -50,6 +52,10 @@ class NetworkConfig:
     def check(self) -> None:
         """Raises BdfError on an impossible value."""
         within("network.split_at", self.split_at, 0, 5)
+        if self.enter_at and (len(self.enter_at) != 2 or min(self.enter_at) < 16):
+            raise BdfError(f"network.enter_at: expected a height and a width from 16 pixels on, found {self.enter_at}")
+        if self.enter_at and self.begun:
+            raise BdfError("network.enter_at: codes of the trunk's first stages are those of images as they are")
         for name, block in self.blocks.items():
             within(f"network.blocks.{name}.after", block.after, 1, self.trunk.stages)
         self._check_begun()
@@ -57,9 +63,12 @@ class NetworkConfig:
             check_names("network.mixture.code", [self.mixture.code], tuple(self.codes))
             if not self.pool.join and self.pool.stripes > 1:
                 raise BdfError("network.mixture: stands beside one pooled vector; set network.pool.join=true")
-        for name in self.auxiliary:
-            if name in OUTPUTS:
-                raise BdfError(f"network.auxiliary.{name}: this is what an output of every network is called")
+        for i, (name, code) in enumerate(self.codes.items()):
+            code.check(f"network.codes.{name}", tuple(self.codes)[:i])
+        for section, names in (("auxiliary", self.auxiliary), ("codes", self.codes)):
+            for name in names:
+                if name in OUTPUTS:
+                    raise BdfError(f"network.{section}.{name}: this is what an output of every network is called")
         for i, (name, part) in enumerate(self.auxiliary.items()):
             part.check(f"network.auxiliary.{name}", ("embedding", "pooled", *list(self.auxiliary)[:i]))
         if self.trunk.stages < len(STAGES) and self.split_at > self.trunk.stages:
@@ -147,7 +156,7 @@ class Network(nn.Module):
           train: use and update batch statistics.
           views: that enter the trunk; None: `inputs`.
           pixels_only: make the views and stop there.
-          wanted: (code, view) of what losses look at; code "" for pixels.
+          wanted: (code, view) of what losses look at; code "" for pixels, "map" for the last map.
 
         Returns:
           A dictionary of named outputs, with M the views that entered and S the stripes:
@@ -172,10 +181,13 @@ class Network(nn.Module):
             return {"views": names, "pixels": made.made, "active": made.active}
         begun = self.config.begun
         x_NMHWC = made.entered(begun)
+        if self.config.enter_at:
+            shape = (*x_NMHWC.shape[:2], *self.config.enter_at, x_NMHWC.shape[-1])
+            x_NMHWC = jax.image.resize(x_NMHWC, shape, "bilinear")
         if self.is_initializing():  # every maker and every code has parameters, whether a loss looks at it or not
             wanted = tuple(("", name) for base in (0, 1) for name in self.derived(base))
             wanted += tuple((code, base) for code in self.config.codes for base in BASES)
-        codes = {(code, view): made.code(code, view) for code, view in wanted}
+        codes = {(code, view): made.code(code, view) for code, view in wanted if code != MAP}
         for stage in range(begun, self.config.trunk.stages):
             before, x_NMHWC = x_NMHWC, self.through(x_NMHWC, inside, train, stage, stage + 1)
             for name, block in self.config.blocks.items():
@@ -184,6 +196,7 @@ class Network(nn.Module):
         if inside != names:
             behind = {name: self.views[name].of for name in names if name not in inside}
             x_NMHWC = jnp.stack([x_NMHWC[:, inside.index(behind.get(name, name))] for name in names], 1)
+        codes |= {(code, view): x_NMHWC[:, names.index(view)] for code, view in wanted if code == MAP}
         bases = tuple(base_of(name, self.views) for name in names)
         # Of each stripe (N, M, D): the first of their parameters have no number where there is one stripe.
         pooled = self.config.pool(self, x_NMHWC.astype(jnp.float32))
@@ -200,8 +213,9 @@ class Network(nn.Module):
         }
         if self.is_initializing():  # critics are called by the losses alone
             for name, critic in self.config.critics.items():
-                seen = images[BASES[0]] if critic.of == "pixels" else features[critic.of][0]
-                critic.module(f"critic_{name}")(seen)
+                image = images[BASES[0]]
+                shown = {"pixels": (image,), "pixels+map": (image, x_NMHWC[:, 0])}
+                critic.module(f"critic_{name}")(*(shown.get(critic.of) or features[critic.of][:1]))
         outputs = {name: jnp.stack(stripes, 2) for name, stripes in features.items()}
         metric = self.config.metric
         if metric is not None:
@@ -304,14 +318,14 @@ def derive(
 
 
 def pictured(x: jax.Array) -> jax.Array:
-    """(..., 3) to look at: of two channels, zeros lie between them."""
-    return x if x.shape[-1] == 3 else jnp.stack([x[..., 0], jnp.zeros_like(x[..., 0]), x[..., 1]], -1)
+    """(..., 3) to look at: of two channels, zeros lie between them; of four, the last is left out."""
+    return x[..., :3] if x.shape[-1] >= 3 else jnp.stack([x[..., 0], jnp.zeros_like(x[..., 0]), x[..., 1]], -1)
 
 
-def criticise(network: Network, params: Mapping[str, Any], name: str, x: jax.Array) -> jax.Array:
-    """What the critic of that name says of an array."""
+def criticise(network: Network, params: Mapping[str, Any], name: str, *seen: jax.Array) -> jax.Array:
+    """What the critic of that name says of an array, or of an image and a map."""
     critic = network.config.critics[name].module(None)
-    said: Any = critic.apply({"params": params[f"critic_{name}"]}, x)
+    said: Any = critic.apply({"params": params[f"critic_{name}"]}, *seen)
     return said
 
 

@@ -98,13 +98,15 @@ def kept_for_the_gradient(config: Config, num_classes: int) -> int:
     """
     network = Network.of(config, num_classes)
     pairs = config.data.identities * config.data.images // config.training.slices
+    wanted = tuple(dict.fromkeys(seen for loss in config.losses.values() for seen in loss.looks_at()))
     images = dict.fromkeys(BASES, jax.ShapeDtypeStruct((pairs, *config.data.image_size, 3), np.float32))
     variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, train=True), images)
 
     def pullback(variables: Any, images: dict[str, jax.Array]) -> Any:
         def outputs(params: Any) -> Any:
-            found: Any = network.apply(variables | {"params": params}, images, train=True, mutable=["batch_stats"])
-            return found[0]["pooled"], found[0]["logits"]
+            variables_now = variables | {"params": params}
+            found: Any = network.apply(variables_now, images, train=True, mutable=["batch_stats"], wanted=wanted)
+            return found[0]["pooled"], found[0]["logits"], found[0]["codes"]
 
         return jax.vjp(outputs, variables["params"])[1]
 

@@ -94,7 +94,9 @@ class Events:
 
 
 def open_events(folder: Path, config: Config, start: int) -> Events:
-    """What `training.tensorboard` and `training.wandb` ask for; nothing on any process but the first.
+    """What `training.tensorboard` and `training.wandb` ask for, and pictures in the folder of methods that translate.
+
+    There is nothing on any process but the first.
 
     Args:
       folder: of the run.
@@ -108,9 +110,16 @@ def open_events(folder: Path, config: Config, start: int) -> Events:
     if jax.process_index() == 0:
         if config.training.tensorboard:
             sinks[f"TensorBoard events in {folder}"] = lambda: TensorBoard(folder, start)
+        if keeps_pictures(config):
+            sinks[f"pictures in {folder}"] = lambda: Pictures(folder)
         if config.training.wandb:
             sinks["Weights & Biases"] = lambda: WandB(folder, config)
     return Events(sinks)
+
+
+def keeps_pictures(config: Config) -> bool:
+    """Whether a method makes images of which one is to be seen from every stage, at the size of training."""
+    return any(view.by.kept for view in config.views.values())
 
 
 def check_wandb(project: str) -> None:
@@ -173,6 +182,30 @@ class TensorBoard:
         record = _record(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
         if self._file.write(record) != len(record):  # what a disk that is filling up does before it refuses
             raise OSError("the disk is full")
+
+
+class Pictures:
+    """`views-STAGE.png` in the run's folder."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def image(self, step: int, name: str, image_HWC: np.ndarray) -> None:
+        """The picture of a stage's end; those in between are for TensorBoard."""
+        if name.startswith("views-"):
+            encoded = io.BytesIO()
+            Image.fromarray(image_HWC).save(encoded, "PNG")
+            try:
+                with replaced(self._folder / f"{name}.png") as out:
+                    out.write(encoded.getvalue())
+            except BdfError as error:
+                raise OSError(str(error)) from error
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class WandB:

@@ -28,7 +28,7 @@ from bdf_jax.parts import leaves, to_dict
 from bdf_jax.paths import bucket_address, check_data_places, local_path
 from bdf_jax.training.compile import CompiledStep, compile_step
 from bdf_jax.training.entries import Entry
-from bdf_jax.training.events import check_wandb, open_events
+from bdf_jax.training.events import check_wandb, keeps_pictures, open_events
 from bdf_jax.training.optimiser import schedule
 from bdf_jax.training.pictures import ViewGrid
 from bdf_jax.training.preemption import Preempted
@@ -155,7 +155,7 @@ def train(config: Config, dataset: Dataset, place: Place, total: int) -> TrainSt
         images = 2 * config.data.identities * config.data.images
         watch = Watch(
             file, start, total, config.training.log_every, rate, distributed.is_first(), events=events,
-            images_per_step=images, losses=tuple(config.losses),
+            images_per_step=images, losses=tuple(name for name, loss in config.losses.items() if loss.weight),
         )  # fmt: skip
         grid = ViewGrid(dataset.train, network, config) if events and config.views else None
         batches = train_batches(
@@ -169,6 +169,8 @@ def train(config: Config, dataset: Dataset, place: Place, total: int) -> TrainSt
                 state, metrics = compiled_for(step).step(state, *compiled.place_batch(*watch.next_batch(batches)))
                 watch.add(step, metrics)
 
+                if grid and step == phase.stop and keeps_pictures(config):
+                    watch.show(step, f"views-{phase.name}", grid.draw(_variables(state), whole=True))
                 stop = termination.reached(step)
                 validate = config.training.validate_every and step % config.training.validate_every == 0
                 if stop or validate or step == total or step % config.training.checkpoint_every == 0:

@@ -18,7 +18,7 @@ from bdf_jax.parts import Family, Named
 
 @dataclasses.dataclass(frozen=True)
 class Optimiser(Family):
-    """How a group of parameters learns; epochs are those of `training.epochs`.
+    """How a group of parameters learns; epochs are those of `training.epochs`, counted while the group learns.
 
     Attributes:
       learning_rate: at its height.

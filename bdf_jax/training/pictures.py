@@ -47,11 +47,12 @@ class ViewGrid:
         self._draw = jax.jit(draw)
         self._roles = ("views", "trunk") if config.network.codes else ("views",)
 
-    def draw(self, variables: Mapping[str, Any]) -> np.ndarray:
-        """The picture, (H, W, 3) uint8, for the parameters and batch statistics of a step."""
+    def draw(self, variables: Mapping[str, Any], *, whole: bool = False) -> np.ndarray:
+        """The picture, (H, W, 3) uint8, for the parameters and batch statistics of a step; `whole`: at full size."""
         # Computed by this process alone, on one of its devices, wherever the run has its copies.
         local = jax.tree.map(lambda leaf: leaf.addressable_data(0), _of_roles(variables, self._roles))
-        return _grid(jax.device_get(self._draw(local, jnp.asarray(self._bases_NBHWC))))
+        rows = jax.device_get(self._draw(local, jnp.asarray(self._bases_NBHWC)))
+        return _grid(rows, rows[0].shape[1] if whole else HEIGHT)
 
 
 def _of_roles(variables: Mapping[str, Any], roles: tuple[str, ...]) -> dict[str, Any]:
@@ -75,10 +76,10 @@ def _pair(split: Split, pid: int, size: tuple[int, int]) -> np.ndarray:
     return np.stack([split.pixels(row, size) for row in rows])
 
 
-def _grid(rows: list[np.ndarray]) -> np.ndarray:
-    """Rows of (N, H, W, 3) images, one under the other."""
+def _grid(rows: list[np.ndarray], at_most: int) -> np.ndarray:
+    """Rows of (N, H, W, 3) images, one under the other, no higher than so many pixels each."""
     height, width = rows[0].shape[1:3]
-    scale = min(1.0, HEIGHT / height)
+    scale = min(1.0, at_most / height)
     size = max(1, round(width * scale)), round(height * scale)
     tiles = [[Image.fromarray(image).resize(size, Image.Resampling.BILINEAR) for image in images] for images in rows]
     return np.asarray(sheet(tiles, GAP))

@@ -27,6 +27,7 @@ class Phase:
       losses: that are computed.
       pulls: for each group that learns, the losses that it learns from.
       enter: what is done to the parameters before its first step.
+      inputs: the views that enter the trunk; empty: those of the network.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Phase:
     losses: tuple[str, ...]
     pulls: tuple[tuple[str, tuple[str, ...]], ...]
     enter: Entry | None = None
+    inputs: tuple[str, ...] = ()
 
 
 def phases(config: Config, total: int) -> list[Phase]:
@@ -61,8 +63,8 @@ def phases(config: Config, total: int) -> list[Phase]:
                     f"in its trains, or leave it out of stages.{name}.groups"
                 )
             pulls.append((group, terms))
-        enter = None if stage is None else stage.enter
-        found.append(Phase(name, start, stop, losses, tuple(pulls), enter))
+        enter, inputs = (None, ()) if stage is None else (stage.enter, stage.inputs)
+        found.append(Phase(name, start, stop, losses, tuple(pulls), enter, inputs))
         start = stop
     return found
 

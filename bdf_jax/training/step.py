@@ -13,6 +13,7 @@ import optax
 from bdf_jax.augment import augmented_views, step_key
 from bdf_jax.config import Config
 from bdf_jax.losses.terms import Scope
+from bdf_jax.models.codes import NOISE
 from bdf_jax.models.network import Network, criticise
 from bdf_jax.training.stages import Phase, divided
 from bdf_jax.training.state import TrainState
@@ -61,23 +62,29 @@ def train_step(
     mean = (lambda tree: tree) if axis_name is None else (lambda tree: jax.lax.pmean(tree, axis_name))
     key = step_key(config.training.seed, state.step)
     images = augmented_views(images_NBHWC, key, config, first_pair=first_pair)
+    if any(code.noisy for code in config.network.codes.values()):
+        drawn = jax.random.fold_in(key, 2**31)  # the numbers behind it are those of views that are drawn
+        keys_N = jax.vmap(lambda index: jax.random.fold_in(drawn, index))(first_pair + jnp.arange(len(labels_N)))
+        images |= {NOISE: jax.random.key_data(keys_N)}
     trained = {name for _, names in phase.pulls for name in names}
+    entering = phase.inputs or network.inputs
     wanted = tuple(dict.fromkeys(seen for name in phase.losses for seen in config.losses[name].looks_at()))
 
     def objective(params: Any) -> tuple[Metrics, tuple[Any, Metrics]]:
         variables = {"params": params, "batch_stats": state.batch_stats}
-        forward = functools.partial(_forward, network, variables, wanted)
+        forward = functools.partial(_forward, network, variables, entering, wanted)
         outputs, averages = _in_slices(forward, images, config.training.slices)
         scope = Scope(
-            {"views": network.inputs, **outputs},
+            {"views": entering, **outputs},
             labels_N,
             shape=(config.data.identities, config.data.images),
-            bases=tuple(base_of(name, config.views) for name in network.inputs),
+            bases=tuple(base_of(name, config.views) for name in entering),
             gather=gather,
             critic=functools.partial(criticise, network, params),
+            first=first_pair,
         )
         values, metrics = _losses(scope, config, phase)
-        metrics |= _observations(outputs, averages["active"], labels_N, network, gather)
+        metrics |= _observations(outputs, averages["active"], labels_N, entering, network, gather)
         # Weights are constants of the compiled step, so a loss that is switched off costs nothing and cannot be NaN.
         weighted = {name: config.losses[name].weight * value for name, value in values.items() if name in trained}
         return weighted, (averages["batch_stats"], metrics)
@@ -108,10 +115,16 @@ def _by_group(pull: Any, weighted: Metrics, params: Any, config: Config, phase: 
 
 
 def _forward(
-    network: Network, variables: Any, wanted: tuple[tuple[str, str], ...], images: Mapping[str, jax.Array]
+    network: Network,
+    variables: Any,
+    entering: tuple[str, ...],
+    wanted: tuple[tuple[str, str], ...],
+    images: Mapping[str, jax.Array],
 ) -> tuple[Tree, Tree]:
     """What the losses and the observers need: arrays with one row a pair, and averages over the batch."""
-    outputs, updates = network.apply(variables, images, train=True, mutable=["batch_stats"], wanted=wanted)
+    outputs, updates = network.apply(
+        variables, images, train=True, mutable=["batch_stats"], views=entering, wanted=wanted
+    )
     observed = dict.fromkeys(name for view in outputs["active"] for name in (_base(view, network), view))
     moments = {name: outputs["pixels"][name] for name in observed}
     moments = {name: jnp.stack([x.mean((1, 2, 3)), jnp.square(x).mean((1, 2, 3))], 1) for name, x in moments.items()}
@@ -160,6 +173,7 @@ def _observations(
     outputs: Tree,
     active: Mapping[str, jax.Array],
     labels_N: jax.Array,
+    entering: tuple[str, ...],
     network: Network,
     gather: Callable[[jax.Array], jax.Array],
 ) -> Metrics:
@@ -167,7 +181,7 @@ def _observations(
     observed: Metrics = {}
     for logits_NMSC in list(outputs["logits"].values())[:1]:  # of the first head, all stripes together
         correct_NM = logits_NMSC.sum(2).argmax(-1) == labels_N[:, None]
-        observed |= {f"accuracy/{name}": correct_NM[:, i].mean() for i, name in enumerate(network.inputs)}
+        observed |= {f"accuracy/{name}": correct_NM[:, i].mean() for i, name in enumerate(entering)}
     spread = {name: _deviation(gather(moments)) for name, moments in outputs["moments"].items()}
     for name, fraction in active.items():
         observed[f"active/{name}"] = fraction
