@@ -115,7 +115,8 @@ MAX_PREFIX = 8
 MAX_LINES = 8
 
 # The convolution that sees the image. Where it has two channels for grey images of either base (zero padding), each is
-# the sum over colours, halved: both together say of a grey image what the three colours do.
+# the sum over colours, halved: both together say of a grey image what the three colours do. Of four channels, the last
+# is infrared and gets the mean over colours.
 FIRST = ("params", "stem", "conv", "kernel")
 
 # What a module holds: its kind and the tensor's name to our collection and name. PyTorch's running variance is kept
@@ -293,15 +294,18 @@ def _fill(
         name, tensor = values[source]
         apart = config.bn == "per_view" and path[-1] != "kernel"
         shape = leaf.shape[1:] if apart else leaf.shape
-        halved = source == FIRST and leaf.shape[2] == 2
-        expected = torch_shape((*shape[:2], 3, shape[3]) if halved else shape)
+        channels = leaf.shape[2] if source == FIRST and leaf.shape[2] in (2, 4) else 3
+        expected = torch_shape((*shape[:2], 3, shape[3]) if channels != 3 else shape)
         if tensor.shape != expected:
             others.append(f"shape: {short_name(name)} is {tensor.shape}, {'/'.join(source)} takes {expected}")
         elif problem := bad_numbers(tensor, path[-1]):
             others.append(f"numbers: {short_name(name)} {problem}")
         else:
             array = tensor.astype(np.float32)
-            array = array.sum(1, keepdims=True).repeat(2, 1) / 2 if halved else array
+            if channels == 2:
+                array = array.sum(1, keepdims=True).repeat(2, 1) / 2
+            elif channels == 4:
+                array = np.concatenate([array, array.mean(1, keepdims=True)], 1)
             array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
             filled[path] = jnp.asarray(np.broadcast_to(array, leaf.shape), leaf.dtype)
     unexpected = [
