@@ -30,7 +30,7 @@ def tiny_method(method: str = "base_derivative", *, replaces: dict | None = None
     sections = {"data": DataConfig(), **sections}
     recipe, on = find(method).network, find(method).on
     # What makes and judges images is as narrow as in the demo, and a stage as long.
-    parts = ("views.", "network.codes.", "network.critics.", "stages.")
+    parts = ("views.", "network.codes.", "network.critics.", "network.enter_at", "stages.")
     narrow = {path: value for path, value in on.get("demo", {}).items() if path.startswith(parts)}
     small = narrow | {"network.trunk": tiny(recipe.trunk), "data.image_size": (32, 16)}
     if recipe.pool.stripes > 2:  # as many as the last map has rows

@@ -185,9 +185,13 @@ def test_what_is_computed_again_is_not_kept_and_moves_the_same_statistics():
 
     def after(remat):
         network = Network.of(vary(config, {"network.remat": remat}), 5)
-        apply = jax.jit(lambda v, x: network.apply(v, x, train=True, mutable=["batch_stats"], wanted=wanted))
-        outputs, moved = apply(variables, images)
-        return outputs["codes"], moved["batch_stats"]
+
+        @jax.jit
+        def found(variables, images):
+            outputs, moved = network.apply(variables, images, train=True, mutable=["batch_stats"], wanted=wanted)
+            return outputs["codes"], moved["batch_stats"]
+
+        return found(variables, images)
 
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), after("none"), after("block"))
 
