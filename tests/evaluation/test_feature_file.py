@@ -136,7 +136,7 @@ def with_nan(features_ND):
         (lambda arrays: {key: arrays[key] for key in ("features", "names")}, "missing pids, cams, modality"),
         (
             lambda arrays: {**arrays, "similarity": np.asarray("l2")},
-            "similarity: expected cosine, dot, euclidean, found 'l2'",
+            "similarity: expected cosine, dot, euclidean, max4, min4, found 'l2'",
         ),
         (lambda arrays: {**arrays, "flip_tta": np.zeros(3)}, "flip_tta: expected one value"),
     ],
