@@ -125,6 +125,12 @@ def _configuration(
             f"{path}: a checkpoint of {' or '.join(layout.methods)}, a method that this version does not have: there "
             "is no network here for its tensors. `python -m bdf_jax methods` lists those that it has"
         )
+    if not layout.rows:
+        read = ", ".join(name for other in LAYOUTS if other.rows for name in other.methods)
+        raise BdfError(
+            f"{path}: a checkpoint of {' or '.join(layout.methods)}, whose network lies in several files: this version "
+            f"cannot put them together. It reads those of {read}"
+        )
     if method and method not in known:
         raise BdfError(
             f"{path}: its tensors are those of {' or '.join(known)}, not of {method}; leave --method={method} out"
