@@ -134,6 +134,7 @@ def test_a_run_that_is_killed_continues_and_is_bit_for_bit_the_one_on_a_disk(
         command_line(slow, address), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
         wait_until(lambda: whole_steps(address), process)
+        process.send_signal(signal.SIGSTOP)  # or it would end before the others have come so far
         with pytest.raises(BdfError, match=r"another run (on this machine )?is using this folder"):
             run(slow, address)  # of this machine, by its disk
         with pytest.raises(BdfError, match=r"another run is using this folder \(process \d+ on "):

@@ -169,7 +169,7 @@ def test_an_ablation_survives_ctrl_c_and_a_run_that_fails(configs, tmp_path, cap
         (["--config.loss.mdl_weight=3"], "no field 'loss.mdl_weight' any more; it is losses.mdl.weight now"),
         (
             ["--config.network.trunk.kind=ResNt"],
-            "ResNet, Tiny, MobileNetV2, found 'ResNt'; nearest: ResNet",
+            "ResNet, Tiny, MobileNetV2, Prototypes, found 'ResNt'; nearest: ResNet",
         ),
         (["--config.training.steps=many"], "training.steps"),
         (["--config.training.steps"], "expected --config.SECTION.FIELD=VALUE"),
