@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
-from scopes import check_compiled, far, normal, parameters, scope, unit
+from scopes import far, normal, parameters, scope, unit
 
 from bdf_jax.config import vary
 from bdf_jax.errors import BdfError
@@ -95,11 +95,6 @@ def test_margins_and_edges_are_checked(method, loss):
 def test_its_size(method, width):
     """Two ResNet-50s, one matrix with normalisation and one classifier, with offsets."""
     assert parameters(method) == 2 * 23_508_032 + (2048 + 1 + 2) * width + (width + 1) * 395
-
-
-@pytest.mark.parametrize("method", ["bdtr", "ebdtr"])
-def test_a_compiled_step_gives_what_is_computed_without_a_compiler(method):
-    check_compiled(small.tiny_method(method, replaces=FEW))
 
 
 def test_batches_of_bdtr_have_one_image_of_each_base():

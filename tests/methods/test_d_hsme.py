@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 import small
-from scopes import check_compiled, normal, parameters, unit
+from scopes import normal, parameters, unit
 
 from bdf_jax.config import vary
 from bdf_jax.errors import BdfError
@@ -140,7 +140,3 @@ def test_pairs_of_views_that_are_not_there_are_refused():
 def test_its_size():
     """A ResNet-50 with a second stem, a normalisation before one matrix, one vector a class."""
     assert parameters("d_hsme") == 23_508_032 + 7 * 7 * 3 * 64 + 2 * 64 + 2 * 2048 + 2048 * 512 + 512 * 395
-
-
-def test_a_compiled_step_gives_what_is_computed_without_a_compiler():
-    check_compiled(TINY)

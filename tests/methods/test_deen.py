@@ -6,7 +6,6 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import small
 
@@ -21,9 +20,6 @@ from bdf_jax.models import Network, initial_variables
 from bdf_jax.models.blocks_deen import DEE, MFA
 from bdf_jax.pixels import LUMA, normalise
 from bdf_jax.training.optimiser import matches
-from bdf_jax.training.stages import divided, make_optimisers, phases
-from bdf_jax.training.state import initial_state
-from bdf_jax.training.step import train_step
 
 VIEWS = ("V", "I", "V1", "V2", "I1", "I2")
 BATCH = {"data.identities": 2, "data.images": 2, "augment.pad": 2, "augment.erase": 0.0}
@@ -298,22 +294,3 @@ def test_half_of_the_images_are_made_grey_before_they_are_normalised():
     changed = np.array([np.allclose(found[i], grey[i], atol=1e-4) for i in range(200)])
     np.testing.assert_allclose(found[~changed], normalise(images)[~changed], atol=1e-4)
     assert 0.35 < changed.mean() < 0.65
-
-
-def test_a_compiled_step_gives_what_is_computed_without_a_compiler():
-    network = Network.of(TINY, 7)
-    state = initial_state(network, TINY)
-    optimisers = make_optimisers(TINY, 100) | {"main": optax.sgd(1.0)}
-    state = state.replace(opt_state={n: optax.sgd(1.0).init(p) for n, p in divided(state.params, TINY).items()})
-    images = np.random.default_rng(0).integers(0, 256, (4, 2, 32, 16, 3), dtype=np.uint8)
-
-    def loss_and_norm(state):
-        _, metrics = train_step(
-            state, images, np.repeat([0, 1], 2).astype(np.int32), network=network, optimisers=optimisers, config=TINY,
-            phase=phases(TINY, 100)[0], gather=lambda x: x,
-        )  # fmt: skip
-        return metrics["loss"], jnp.square(metrics["gradient_norm"])
-
-    with jax.disable_jit():
-        expected = loss_and_norm(state)
-    np.testing.assert_allclose(jax.jit(loss_and_norm)(state), expected, rtol=1e-3)

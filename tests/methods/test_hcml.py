@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
-from scopes import check_compiled, far, normal, parameters, scope, unit
+from scopes import far, normal, parameters, scope, unit
 
 from bdf_jax.config import vary
 from bdf_jax.errors import BdfError
@@ -172,7 +172,3 @@ def test_too_few_people_are_refused():
 def test_its_size():
     """Two ResNet-50s, one matrix, its normalisation, one classifier, with offsets."""
     assert parameters("hcml") == 2 * 23_508_032 + (2048 + 1 + 2) * 2048 + (2048 + 1) * 395
-
-
-def test_a_compiled_step_gives_what_is_computed_without_a_compiler():
-    check_compiled(small.tiny_method("hcml", replaces={"data.identities": 2, "data.images": 2, "augment.pad": 2}))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
-from scopes import check_compiled, normal, parameters, scope
+from scopes import normal, parameters, scope
 
 from bdf_jax.config import vary
 from bdf_jax.errors import BdfError
@@ -72,7 +72,3 @@ def test_a_head_that_is_not_there_is_refused_by_name():
     config = small.tiny_method("mac")
     with pytest.raises(BdfError, match=r"losses.agreement.second.*others"):
         vary(config, {"losses.agreement.second": "others"})
-
-
-def test_a_compiled_step_gives_what_is_computed_without_a_compiler():
-    check_compiled(small.tiny_method("mac", replaces={"data.identities": 2, "data.images": 2, "augment.pad": 2}))

@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small
-from scopes import check_compiled, normal, parameters, scope
+from scopes import normal, parameters, scope
 
 from bdf_jax.errors import BdfError
 from bdf_jax.losses.centres import CentreDistance
@@ -93,7 +92,3 @@ def test_its_size():
     expected = 2 * 23_508_032 + (2048 + 1) * 512 + 1024 + (512 + 1) * 395 + 2 * (2048 + 1) * 395
     assert parameters("msr") == expected
     assert find("msr").losses["constraint"].weight == 0.1
-
-
-def test_a_compiled_step_gives_what_is_computed_without_a_compiler():
-    check_compiled(small.tiny_method("msr", replaces={"data.identities": 2, "data.images": 2, "augment.pad": 2}))
