@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 
 import jax
@@ -33,6 +34,13 @@ def signed(images: jax.Array) -> jax.Array:
 def unsigned(images: jax.Array) -> jax.Array:
     """The inverse of `signed`."""
     return ((images + 1) / 2 - MEAN) / STD
+
+
+def png(image: Image.Image) -> bytes:
+    """The image as a PNG without any metadata."""
+    out = io.BytesIO()
+    image.save(out, format="PNG")
+    return out.getvalue()
 
 
 def sheet(rows: Sequence[Sequence[Image.Image]], gap: int) -> Image.Image:

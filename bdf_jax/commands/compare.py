@@ -1,4 +1,4 @@
-"""python -m bdf_jax compare --config=configs/world_1.py --methods=all --seeds=0,1,2 --workdir=DIR: one table of all."""
+"""python -m bdf_jax compare --config=configs/demo.py --methods=all --seeds=0,1,2 --workdir=DIR: one table of all."""
 
 from __future__ import annotations
 

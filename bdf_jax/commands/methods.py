@@ -38,18 +38,20 @@ def describe(name: str, method: object, *, whole: bool = False) -> dict[str, obj
     from bdf_jax.method import Method
 
     assert isinstance(method, Method)
-    network = method.views, method.network
-    parameters = cost.count(cost.shapes(*network, method.image_size, CLASSES))
-    gflop = cost.of_network(*network, method.retrieve, method.image_size, CLASSES)["gflop"] if whole else 0
+    of = method.views, method.network
+    if whole:
+        found = cost.of_network(*of, method.retrieve, method.image_size, CLASSES)
+    else:
+        found = {"parameters": cost.count(cost.shapes(*of, method.image_size, CLASSES))}
     return {
         "method": name,
         "year": method.year,
         "written from": method.fidelity,
-        "parameters": parameters,
+        "parameters": found["parameters"],
         "needs": ", ".join(method.needs()),
         "paper": method.paper,
         "note": method.note,
-        **({"GFLOP": round(gflop, 2)} if whole else {}),
+        **({"GFLOP": round(found["gflop"], 2)} if whole else {}),
     }
 
 

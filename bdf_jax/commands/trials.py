@@ -54,8 +54,8 @@ def run(arguments: argparse.Namespace) -> None:
 def summarise(results: Mapping[str, Any], use: str) -> list[dict[str, Any]]:
     """Mean, standard deviation (n - 1) and single values over trials, for every model and protocol."""
     found: dict[tuple, dict[str, dict[str, Any]]] = {}
-    for name, rows in results.items():
-        for row in rows["rows"][use]:
+    for name, result in results.items():
+        for row in result["rows"][use]:
             found.setdefault((row["model"], *(row.get(part) for part in NAMES)), {})[name] = row
     summary = []
     for key, rows in found.items():

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bdf_jax.comparison import published
-from bdf_jax.comparison.published import PUBLISHED
 from bdf_jax.comparison.tables import Column
 from bdf_jax.method import registry
 
@@ -44,13 +43,15 @@ def parts(columns: Sequence[Column]) -> list[tuple[str, list[Column]]]:
     ]
     found.append(("cost", [names, *(column for column in others if not column.group)]))
     theirs = [
-        dataclasses.replace(c, group=c.group.removeprefix(PUBLISHED).strip(" :")) for c in others if _is_published(c)
+        dataclasses.replace(c, group=c.group.removeprefix(published.PUBLISHED).strip(" :"))
+        for c in others
+        if _is_published(c)
     ]
-    return found + ([(PUBLISHED, [names, *theirs])] if theirs else [])
+    return found + ([(published.PUBLISHED, [names, *theirs])] if theirs else [])
 
 
 def _is_published(column: Column) -> bool:
-    return column.group.startswith(PUBLISHED)
+    return column.group.startswith(published.PUBLISHED)
 
 
 def title(protocol: Mapping[str, Any]) -> str:

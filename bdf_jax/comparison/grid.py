@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from bdf_jax.evaluation import harness
 from bdf_jax.evaluation.feature_file import FeatureFile, load_features
 from bdf_jax.evaluation.protocols import Protocol
 from bdf_jax.evaluation.ranking import Measured
-from bdf_jax.evaluation.statistics import METRICS, compare_runs, interval, mean_bootstrap
+from bdf_jax.evaluation.statistics import METRICS, differences, interval, mean_bootstrap, mean_of
 from bdf_jax.evaluation.workdir import standard_protocols
 
 EQUAL_TIME = ", equal time"
@@ -58,6 +59,11 @@ class Compared:
     results: tuple[Mapping[str, Any], ...]
     features: FeatureFile
     measured: tuple[tuple[tuple[Measured, ...], ...], ...]
+
+    @functools.cached_property
+    def estimates(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each protocol, `mean_of` and `mean_bootstrap` of the runs: every row is compared with the reference's."""
+        return [(mean_of(runs), mean_bootstrap(runs)) for runs in self.measured]
 
 
 def rows_of(configs: Mapping[str, Config], seeds: Sequence[int], folder: Path) -> list[Row]:
@@ -194,14 +200,14 @@ def cost_of(each: Compared) -> dict[str, Any]:
 
 def _numbers(each: Compared, base: Compared | None, p: int) -> dict[str, Any]:
     rows = [result["rows"][each.row.config.retrieve.use][p] for result in each.results]
-    intervals = interval(mean_bootstrap(each.measured[p])).tolist()
+    intervals = interval(each.estimates[p][1]).tolist()
     found: dict[str, Any] = {}
     for metric, ci in zip(METRICS, intervals, strict=True):
         values = [row[metric] for row in rows]
         std = statistics.stdev(values) if len(values) > 1 else None
         found[metric] = {"mean": statistics.mean(values), "std": std, "values": values, "ci": ci}
     if base is not None and base is not each:
-        found["against"] = {c["metric"]: c for c in compare_runs(each.measured[p], base.measured[p])}
+        found["against"] = {c["metric"]: c for c in differences(*each.estimates[p], *base.estimates[p])}
     return found
 
 

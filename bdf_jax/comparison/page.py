@@ -21,7 +21,7 @@ from bdf_jax.evaluation.report.figures import Curve, cmc_figure
 from bdf_jax.evaluation.report.measures import Evaluated, RankedList
 from bdf_jax.names import legible
 from bdf_jax.output import write_text
-from bdf_jax.pixels import sheet
+from bdf_jax.pixels import png, sheet
 
 EACH, LENGTH = 2, 8  # queries of a kind, gallery images of a list
 TILE = (96, 48)  # (height, width) of an image of a list, pixels
@@ -118,4 +118,4 @@ def _strip(ranked: RankedList, dataset: Dataset) -> str:
     rows = [ranked.query, *ranked.rows.tolist()]
     colours = [pictures.QUERY, *(pictures.HIT if hit else pictures.MISS for hit in ranked.hits)]
     tiles = [pictures.framed(dataset.test.pixels(row, TILE), c, TILE) for row, c in zip(rows, colours, strict=True)]
-    return pictures.data_uri(pictures.png(sheet([tiles], report.GAP)))
+    return pictures.data_uri(png(sheet([tiles], report.GAP)))

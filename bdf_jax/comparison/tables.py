@@ -9,8 +9,6 @@ import itertools
 import statistics
 from collections.abc import Sequence
 
-from rich.table import Table as RichTable
-
 from bdf_jax import output
 
 
@@ -93,7 +91,9 @@ def as_latex(columns: Sequence[Column], caption: str) -> str:
 
 def show(columns: Sequence[Column], title: str = "", caption: str = "") -> None:
     """Prints the columns as one table; no cell is cut."""
-    table = RichTable(title=title or None, caption=caption or None)
+    from rich.table import Table  # not before something is shown
+
+    table = Table(title=title or None, caption=caption or None)
     for column in columns:
         table.add_column(column.title, justify="right" if column.number else "left", no_wrap=True)
     for row in rows_of(columns):

@@ -84,8 +84,15 @@ def compare_runs(
     Returns:
       for each metric: `metric`, `difference`, `ci` [low, high] and `clear`, whether the interval leaves out 0.
     """
-    difference_K = mean_of(runs) - mean_of(others)
-    interval_K2 = interval(mean_bootstrap(runs, seed=seed) - mean_bootstrap(others, seed=seed))
+    sides = [(mean_of(side), mean_bootstrap(side, seed=seed)) for side in (runs, others)]
+    return differences(*sides[0], *sides[1])
+
+
+def differences(
+    mean_K: np.ndarray, samples_BK: np.ndarray, other_K: np.ndarray, others_BK: np.ndarray
+) -> list[dict[str, object]]:
+    """What `compare_runs` returns, from what `mean_of` and `mean_bootstrap` gave for both sides."""
+    difference_K, interval_K2 = mean_K - other_K, interval(samples_BK - others_BK)
     return [
         {
             "metric": name,

@@ -8,7 +8,7 @@ the functions of arrays that do the work.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
@@ -134,6 +134,11 @@ class Loss(Family):
           config: the whole configuration, checked but for the losses.
         """
         at_least(f"{path}.weight", self.weight, 0)
+
+
+def wanted_by(losses: Iterable[Loss]) -> tuple[tuple[str, str], ...]:
+    """What `looks_at` of some losses asks for, each once, in order: `wanted` of `Network.__call__`."""
+    return tuple(dict.fromkeys(seen for loss in losses for seen in loss.looks_at()))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from bdf_jax.config import Config
+from bdf_jax.losses.terms import wanted_by
 from bdf_jax.models import Network
 from bdf_jax.training.compile import compile_step
 from bdf_jax.training.stages import phases
@@ -98,7 +99,7 @@ def kept_for_the_gradient(config: Config, num_classes: int) -> int:
     """
     network = Network.of(config, num_classes)
     pairs = config.data.identities * config.data.images // config.training.slices
-    wanted = tuple(dict.fromkeys(seen for loss in config.losses.values() for seen in loss.looks_at()))
+    wanted = wanted_by(config.losses.values())
     images = dict.fromkeys(BASES, jax.ShapeDtypeStruct((pairs, *config.data.image_size, 3), np.float32))
     variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, train=True), images)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import io
 import logging
 import os
 import socket
@@ -24,6 +23,7 @@ from PIL import Image
 from bdf_jax.config import Config, to_dict
 from bdf_jax.errors import BdfError
 from bdf_jax.output import replaced
+from bdf_jax.pixels import png
 from bdf_jax.training.workdir import EVENT_FILES
 
 WANDB_ID = "wandb-id"  # file in the work folder: the run to continue on Weights & Biases
@@ -165,11 +165,9 @@ class TensorBoard:
 
     def image(self, step: int, name: str, image_HWC: np.ndarray) -> None:
         """One event with a picture, as PNG."""
-        encoded = io.BytesIO()
-        Image.fromarray(image_HWC).save(encoded, "PNG")
         height, width, channels = image_HWC.shape
         picture = {"height": height, "width": width, "colorspace": channels}
-        self._write(step, [{"tag": name, "image": picture | {"encoded_image_string": encoded.getvalue()}}])
+        self._write(step, [{"tag": name, "image": picture | {"encoded_image_string": png(Image.fromarray(image_HWC))}}])
 
     def close(self) -> None:
         """Closes the file."""
@@ -196,11 +194,9 @@ class Pictures:
     def image(self, step: int, name: str, image_HWC: np.ndarray) -> None:
         """The picture of a stage's end; those in between are for TensorBoard."""
         if name.startswith("views-"):
-            encoded = io.BytesIO()
-            Image.fromarray(image_HWC).save(encoded, "PNG")
             try:
                 with replaced(self._folder / f"{name}.png") as out:
-                    out.write(encoded.getvalue())
+                    out.write(png(Image.fromarray(image_HWC)))
             except BdfError as error:
                 raise OSError(str(error)) from error
 

@@ -12,7 +12,7 @@ import optax
 
 from bdf_jax.augment import augmented_views, step_key
 from bdf_jax.config import Config
-from bdf_jax.losses.terms import Scope
+from bdf_jax.losses.terms import Scope, wanted_by
 from bdf_jax.models.codes import NOISE
 from bdf_jax.models.network import Network, criticise
 from bdf_jax.training.stages import Phase, divided
@@ -68,7 +68,7 @@ def train_step(
         images |= {NOISE: jax.random.key_data(keys_N)}
     trained = {name for _, names in phase.pulls for name in names}
     entering = phase.inputs or network.inputs
-    wanted = tuple(dict.fromkeys(seen for name in phase.losses for seen in config.losses[name].looks_at()))
+    wanted = wanted_by(config.losses[name] for name in phase.losses)
 
     def objective(params: Any) -> tuple[Metrics, tuple[Any, Metrics]]:
         variables = {"params": params, "batch_stats": state.batch_stats}

@@ -42,15 +42,17 @@ def scope(codes=CODES, critic=said, first=0, rows=P * K):
     codes = {key: jnp.asarray(value) for key, value in codes.items()}
     local = {key: value[first : first + rows] for key, value in codes.items()}
     whole = {value.tobytes(): codes[key] for key, value in ((k, np.asarray(v)) for k, v in local.items())}
-    return Scope(
-        {"views": ("F", "I"), "codes": local},
-        jnp.zeros(rows, int),
-        shape=(P, K),
-        bases=(0, 1),
-        gather=lambda x: whole.get(np.asarray(x).tobytes(), x),
-        critic=critic,
-        first=first,
-    )
+    return seen(local, rows, gather=lambda x: whole.get(np.asarray(x).tobytes(), x), critic=critic, first=first)
+
+
+def traced(codes):
+    """Of one device and arrays that may have no value yet."""
+    return seen(codes, P * K, gather=lambda x: x, critic=said)
+
+
+def seen(codes, rows, **how):
+    outputs = {"views": ("F", "I"), "codes": codes}
+    return Scope(outputs, jnp.zeros(rows, int), shape=(P, K), bases=(0, 1), **how)
 
 
 def test_the_critic_tells_one_right_pair_from_four_wrong_ones():
@@ -75,15 +77,7 @@ def test_two_devices_see_the_wrong_pairs_of_one():
 @pytest.mark.parametrize("moves", ["image", "map"])
 def test_only_what_is_to_move_has_a_gradient(moves):
     def value(codes):
-        stand_in = Scope(
-            {"views": ("F", "I"), "codes": codes},
-            jnp.zeros(P * K, int),
-            shape=(P, K),
-            bases=(0, 1),
-            gather=lambda x: x,
-            critic=said,
-        )
-        return FoolsBeside("infrared", "F", "I", moves=moves)(stand_in)[""]
+        return FoolsBeside("infrared", "F", "I", moves=moves)(traced(codes))[""]
 
     codes = {key: jnp.asarray(CODES[key]) for key in (("", "F"), ("map", "I"))}
     moved = {code for (code, _), slope in jax.grad(value)(codes).items() if np.any(slope)}
@@ -94,15 +88,7 @@ def test_only_what_is_to_move_has_a_gradient(moves):
 
 def test_nothing_but_the_critic_learns_from_its_verdicts():
     def value(codes):
-        stand_in = Scope(
-            {"views": ("F", "I"), "codes": codes},
-            jnp.zeros(P * K, int),
-            shape=(P, K),
-            bases=(0, 1),
-            gather=lambda x: x,
-            critic=said,
-        )
-        return TellsBeside("infrared", "I", "F")(stand_in)[""]
+        return TellsBeside("infrared", "I", "F")(traced(codes))[""]
 
     slopes = jax.grad(value)({key: jnp.asarray(array) for key, array in CODES.items()})
     assert not any(np.any(slope) for slope in slopes.values())

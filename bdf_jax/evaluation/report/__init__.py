@@ -27,7 +27,7 @@ from bdf_jax.evaluation.table import FLAGS
 from bdf_jax.names import legible, printable
 from bdf_jax.output import check_output, replaced
 from bdf_jax.paths import bucket_address, local_path
-from bdf_jax.pixels import sheet
+from bdf_jax.pixels import png, sheet
 
 if TYPE_CHECKING:
     from bdf_jax.buckets.store import Store
@@ -268,7 +268,7 @@ def _lists(
         framed = []
         if picture:
             framed = [pictures.framed(picture(row), colour) for row, colour in zip(rows, colours, strict=True)]
-            files[f"ranked-{ranked.kind}-{numbers[ranked.kind]}.png"] = pictures.png(sheet([framed], GAP))
+            files[f"ranked-{ranked.kind}-{numbers[ranked.kind]}.png"] = png(sheet([framed], GAP))
         for i, row in enumerate(rows):
             tiles.append(
                 {
@@ -295,7 +295,7 @@ def _examples(files: dict[str, bytes], evaluated: Evaluated, derivatives: Deriva
                     tiles.append({**_who(evaluated, example.row), "kind": kind, "image": _embedded(framed[-1])})
         rows.append(framed)
         shown.append({"pid": tiles[0]["pid"], "tiles": tiles})
-    files["derivatives.png"] = pictures.png(sheet(rows, GAP))
+    files["derivatives.png"] = png(sheet(rows, GAP))
     return shown
 
 
@@ -305,7 +305,7 @@ def _who(evaluated: Evaluated, row: int) -> dict[str, Any]:
 
 
 def _embedded(image: Image.Image) -> str:
-    return pictures.data_uri(pictures.png(image))
+    return pictures.data_uri(png(image))
 
 
 def _word(value: Any) -> str:

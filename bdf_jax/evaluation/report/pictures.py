@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import functools
-import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,13 +24,6 @@ HIT, MISS, QUERY = "#1a9850", "#d73027", "#8a94a0"
 MODALITIES = ("visible", "infrared")
 
 Picture = Callable[[int], np.ndarray]  # row of the index -> (*SIZE, 3) uint8
-
-
-def png(image: Image.Image) -> bytes:
-    """The image as a PNG without any metadata."""
-    out = io.BytesIO()
-    image.save(out, format="PNG")
-    return out.getvalue()
 
 
 def data_uri(encoded: bytes) -> str:
